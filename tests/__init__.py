@@ -1,1 +1,1 @@
-"""The tests, and what they are made with: synthetic dumps, a simple walker, Volatility plugins."""
+"""The tests and their tools: synthetic dumps, a simple walker, Volatility plugins."""

@@ -168,7 +168,7 @@ def newest_volatility3() -> Path:
 
 @pytest.fixture(scope="session")
 def volatility3() -> Path:
-    """Path of the newest Volatility 3's `vol`: that of the test tools."""
+    """Path of the newest Volatility 3's `vol`, which the test tools bring."""
     return newest_volatility3()
 
 
@@ -300,7 +300,7 @@ def qemu_core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 
 def do_without(requirement: str, reason: str) -> NoReturn:
-    """Skip a test, or fail it if the environment requires what is missing."""
+    """Skip a test, or fail it if the environment requires the missing part."""
     if os.environ.get(requirement) == "1":
         pytest.fail(f"{requirement}=1, but: {reason}", pytrace=False)
     pytest.skip(reason)

@@ -12,7 +12,7 @@ without an encoding is an error. Paths stay paths of this system.
 import ctypes
 import errno
 import mmap
-import multiprocessing.pool  # a module that is loaded already keeps what is taken away later
+import multiprocessing.pool  # a module that is loaded before keeps all its functions
 import os
 import re
 import shutil

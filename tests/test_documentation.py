@@ -92,7 +92,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """It has at most 150 lines; the rest belongs into docs/."""
+    """It has at most 150 lines; the rest belongs in docs/."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 

@@ -137,7 +137,7 @@ def test_two_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.posix
 def test_the_disk_is_full(tmp_path: Path) -> None:
-    """A file beyond the size limit is an error in a sentence, and the old file stays."""
+    """A file beyond the size limit is an error with the file's name, and the old file stays."""
     path = tmp_path / "a"
     path.write_bytes(OLD)
     program = """
@@ -223,7 +223,7 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         check_target(tmp_path / "a")
 
 
-# What may be replaced
+# Files that may be replaced
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The front door, run as people run it: from a synthetic dump to its picture."""
+"""The front door as people run it: from a synthetic dump to its picture."""
 
 import json
 import os
@@ -39,7 +39,7 @@ PICTURE = b"\x89PNG\r\n\x1a\n a picture of an earlier run"
 
 
 class House:
-    """A folder of its own for one test's dumps, temporary files and environment."""
+    """A folder for one test's dumps, temporary files and environment."""
 
     def __init__(self, folder: Path) -> None:
         """Make the folder's parts."""
@@ -67,7 +67,7 @@ class House:
     def run(
         self, *arguments: str | Path, cwd: Path | None = None, code: int = 0
     ) -> tuple[str, str]:
-        """Run the front door, check its exit code, return what it printed and said."""
+        """Run the front door, check its exit code, return both outputs."""
         process = self.start(*arguments, cwd=cwd)
         printed, said = process.communicate()
         assert process.returncode == code, said
@@ -75,13 +75,13 @@ class House:
         return printed, said
 
     def dump(self, name: str = "small.raw") -> Path:
-        """Write a dump of four pages: of zeros, kernel, user, and data that nobody maps."""
+        """Write a dump of four pages: zeros, kernel, user, and unmapped data."""
         path = self.folder / name
         path.write_bytes(bytes(4096) + b"k" * 4096 + b"u" * 4096 + b"d" * 4096)
         return path
 
     def fake_volatility(self, body: str = "cat the.map", name: str = "fake vol.py") -> Path:
-        """Write a stand-in for Volatility: a shell script that notes how it was called.
+        """Write a stand-in for Volatility: a shell script that notes its arguments.
 
         Its body runs in this folder.
         """
@@ -95,33 +95,33 @@ class House:
         return path
 
     def called(self) -> list[str] | None:
-        """Tell how the stand-in was called; None if it was not."""
+        """The arguments of the stand-in; None if it did not run."""
         called = self.folder / "called"
         return called.read_text().splitlines() if called.exists() else None
 
 
 def heed_signals() -> None:
-    """Undo what nohup, or a shell that runs the tests in the background, hands down."""
+    """Restore the signals that nohup, or a shell with the tests in the background, ignores."""
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
-    """A folder of its own."""
+    """A new House."""
     return House(tmp_path)
 
 
 @pytest.fixture
 def fake(house: House) -> House:
-    """A folder in which VOLATILITY is a stand-in that prints a map."""
+    """A House in which VOLATILITY is a stand-in that prints a map."""
     house.environment["VOLATILITY"] = str(house.fake_volatility())
     return house
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> Iterator[Path]:
-    """A path in the checkout's images/, for a dump of the same name without .png."""
+    """A path in the checkout's images/ for a dump of the same name without .png."""
     path = ROOT / "images" / f"{tmp_path.parent.name}-{tmp_path.name}.raw.png"
     yield path
     path.unlink(missing_ok=True)
@@ -142,9 +142,9 @@ def pixels(picture: Path) -> NDArray[np.str_]:
 
 
 def assert_painted_truly(picture: Path, truth: Truth, owners: list[int] | None = None) -> None:
-    """Compare every pixel with what is true of its page, as seen from these processes.
+    """Compare every pixel with its page's truth, as seen from these processes.
 
-    By default from those that Volatility finds: the ones in the list.
+    The default is the processes in the list, which Volatility finds.
     """
     expected = truth.classes(truth.listed if owners is None else owners)
     painted = pixels(picture)[: truth.frames]
@@ -164,7 +164,7 @@ SIZES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that asks for a `windows_profile` all of them, or the first of each family."""
+    """Give a test with `windows_profile` all profiles, or the first of each family."""
     if "windows_profile" in metafunc.fixturenames:
         names = profiles() if takes_all(metafunc.config) else FIRST_OF_FAMILY.values()
         metafunc.parametrize("windows_profile", names)
@@ -172,7 +172,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.usefixtures("volatility2")
 def test_paints_each_page_as_it_is(house: House, windows_profile: str) -> None:
-    """Every pixel, on all 58 profiles; the first of each family at twice the size."""
+    """Every pixel is true on all 58 profiles; the first of each family has twice the size."""
     dump, picture = house.folder / "a dump.raw", house.folder / "a picture.png"
     truth = forge(dump, profiles()[windows_profile], size=SIZES[windows_profile])
     house.run(dump.name, windows_profile, "-o", picture.name)
@@ -184,7 +184,7 @@ def test_paints_each_page_as_it_is(house: House, windows_profile: str) -> None:
 )
 @pytest.mark.usefixtures("volatility2")
 def test_paints_each_page_in_the_other_paging_mode_too(house: House, name: str) -> None:
-    """With PAE where it was rare, without where it was usual; the first of each family."""
+    """The first of each family with PAE where it was rare, and without it where it was usual."""
     profile = profiles()[name]
     dump, picture = house.folder / "a dump.raw", house.folder / "a picture.png"
     truth = forge(dump, profile, size=16 * MIB, pae=not profile.usually_has_pae)
@@ -193,7 +193,7 @@ def test_paints_each_page_in_the_other_paging_mode_too(house: House, name: str) 
 
 
 def test_picture_is_named_after_the_dump_with_its_ending(fake: House, published: Path) -> None:
-    """Without -o it stands in images/ of the checkout, wherever the person is."""
+    """Without -o the picture is in images/ of the checkout, wherever the command runs."""
     dump = fake.dump(published.stem)
     printed, said = fake.run(dump, "WinXPSP2x86")
     assert pixels(published).tolist() == ["unused-zero", "kernel", "user", "unused-data"]
@@ -206,7 +206,7 @@ def test_picture_is_named_after_the_dump_with_its_ending(fake: House, published:
 
 
 def test_spaces_and_other_odd_characters_in_paths(fake: House) -> None:
-    """In folders, dump and picture; in names that look like options or patterns too."""
+    """Folders, dump and picture may have such names, also names like options or patterns."""
     folder = fake.folder / "a folder é" / "$HOME 'x' %41"
     folder.mkdir(parents=True)
     dump = fake.dump().rename(folder / "-a *dump\\.raw")
@@ -215,7 +215,7 @@ def test_spaces_and_other_odd_characters_in_paths(fake: House) -> None:
 
 
 def test_options_reach_the_renderer(fake: House) -> None:
-    """In each of the forms that it takes."""
+    """The renderer gets each option, in each of its forms."""
     dump = fake.dump()
     fake.run(dump, "WinXPSP2x86", "--width", "4", "--palette=colour-blind", "-owide.png")
     with Image.open(fake.folder / "wide.png") as image:
@@ -224,7 +224,7 @@ def test_options_reach_the_renderer(fake: House) -> None:
 
 
 def test_usage_tells_the_options_of_the_renderer(house: House) -> None:
-    """All of them but --version; and memviz, which may have to paint instead, takes them too."""
+    """The usage has all options but --version; memviz, which may paint instead, takes them, too."""
     told, _ = house.run("--help")
     renderer, memviz = (
         subprocess.run(
@@ -248,7 +248,7 @@ def test_usage_tells_the_options_of_the_renderer(house: House) -> None:
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["x.raw", "WinXPSP2x86", "--help"]])
 def test_help_prints_usage_and_examples(house: House, arguments: list[str]) -> None:
-    """Wherever it is asked for."""
+    """The options for help work at any place."""
     printed, said = house.run(*arguments)
     assert "usage: ./visualizer.sh DUMP PROFILE" in printed
     assert "examples:" in printed
@@ -256,7 +256,7 @@ def test_help_prints_usage_and_examples(house: House, arguments: list[str]) -> N
 
 
 def test_no_argument_prints_the_usage(house: House) -> None:
-    """As an error, since nothing was done."""
+    """The usage is an error then, since no work was done."""
     assert "usage: ./visualizer.sh DUMP PROFILE" in house.run(code=2)[1]
 
 
@@ -271,16 +271,16 @@ def windows7(house: House) -> tuple[Path, Truth]:
 
 
 FITTING = ["Win7SP0x86", "Win7SP1x86", "Win7SP1x86_23418", "Win7SP1x86_24000"]
-"""Profiles of its version and bits."""
+"""The profiles with its version and bits."""
 
 
 def suggestion(*names: str) -> str:
-    """What imageinfo prints, as a command of the shell."""
+    """The output of imageinfo, as a shell command."""
     return f"echo '          Suggested Profile(s) : {', '.join(names)} (Instantiated with x)'"
 
 
 def commands(said: str) -> list[list[str]]:
-    """The commands that are printed to be copied, as words."""
+    """The printed commands that can be copied, as words."""
     return [shlex.split(line) for line in said.splitlines() if line.startswith("  ")]
 
 
@@ -288,7 +288,7 @@ def commands(said: str) -> list[list[str]]:
 def test_without_profile_memviz_paints_and_imageinfo_is_asked(
     house: House, windows7: tuple[Path, Truth]
 ) -> None:
-    """Picture and page first, commands to go on with, what imageinfo says, both compared."""
+    """Picture and page come first, then commands, imageinfo's output, and a comparison of both."""
     dump, truth = windows7
     printed, said = house.run(dump, "--legend", "-o", "a picture.png")
     assert_painted_truly(house.folder / "a picture.png", truth, truth.alive)
@@ -308,7 +308,7 @@ def test_without_profile_memviz_paints_and_imageinfo_is_asked(
 def test_without_profile_the_picture_is_named_after_the_dump(
     fake: House, published: Path, windows7: tuple[Path, Truth]
 ) -> None:
-    """And so is the page, in images/ of the checkout."""
+    """Picture and page have the dump's name, in images/ of the checkout."""
     dump = windows7[0].rename(fake.folder / published.stem)
     page = published.with_suffix(".html")
     try:
@@ -316,7 +316,7 @@ def test_without_profile_the_picture_is_named_after_the_dump(
         assert_painted_truly(published, windows7[1], windows7[1].alive)
         assert f"{page}: written" in printed
         assert fake.called() is None
-        # Of another dump of that name it is neither replaced nor removed.
+        # Another dump of that name neither replaces nor removes them.
         before = published.read_bytes()
         (fake.folder / "other").mkdir()
         other = fake.folder / "other" / dump.name
@@ -350,7 +350,7 @@ def test_without_profile_the_picture_is_named_after_the_dump(
 def test_imageinfo_is_compared_with_memviz(
     house: House, windows7: tuple[Path, Truth], names: list[str], sentence: str
 ) -> None:
-    """In one line."""
+    """One line compares both."""
     house.environment["VOLATILITY"] = str(house.fake_volatility(suggestion(*names)))
     printed, said = house.run(windows7[0], "-o", "x.png")
     assert "Suggested Profile(s) : " in printed
@@ -361,7 +361,7 @@ def test_imageinfo_is_compared_with_memviz(
 def test_only_what_goes_with_a_profile_is_carried_on(
     fake: House, windows7: tuple[Path, Truth]
 ) -> None:
-    """Options of memviz alone are not repeated in the commands, nor are their values."""
+    """Commands do not repeat options of memviz alone, nor their values."""
     options = ["--json", "a.json", "--width=64", "--color-by", "process", "--lenient", "--hash"]
     _, said = fake.run(windows7[0], *options, "-ox.png", "--no-imageinfo")
     assert [words[3:] for words in commands(said)] == [["--width=64", "--lenient", "-ox.png"]] * 4
@@ -369,7 +369,7 @@ def test_only_what_goes_with_a_profile_is_carried_on(
 
 
 def test_standard_output_stays_alone(fake: House, windows7: tuple[Path, Truth]) -> None:
-    """What imageinfo prints goes elsewhere then."""
+    """Standard output has the picture only; imageinfo's output goes elsewhere."""
     fake.fake_volatility(suggestion("Win7SP1x86"))
     printed, said = fake.run(windows7[0], "--json", "-", "-o", "x.png")
     assert json.loads(printed)["volatility2_profiles"] == FITTING
@@ -377,7 +377,7 @@ def test_standard_output_stays_alone(fake: House, windows7: tuple[Path, Truth]) 
 
 
 def test_imageinfo_that_fails_loses_nothing(house: House, windows7: tuple[Path, Truth]) -> None:
-    """What it printed is shown, the exit code is its own, picture and page are there."""
+    """Its output is shown, its exit code is used, and picture and page are there."""
     house.environment["VOLATILITY"] = str(house.fake_volatility("echo Oh no; exit 9"))
     printed, said = house.run(windows7[0], "-o", "x.png", code=9)
     assert "Oh no" in printed
@@ -389,7 +389,7 @@ def test_imageinfo_that_fails_loses_nothing(house: House, windows7: tuple[Path, 
 def test_imageinfo_that_is_interrupted_loses_nothing(
     fake: House, windows7: tuple[Path, Truth]
 ) -> None:
-    """By Ctrl-C; its process ends, too."""
+    """After Ctrl-C picture and page are there, and the process of imageinfo ends, too."""
     fake.fake_volatility("echo $$ >pid; exec sleep 60")
     process = fake.start(windows7[0], "-o", "x.png")
     pid = wait_for_text(fake.folder / "pid")
@@ -406,7 +406,7 @@ def test_imageinfo_that_is_interrupted_loses_nothing(
 
 
 def test_volatility_is_not_asked_of_noise(fake: House) -> None:
-    """One sentence says why; zeros and data are painted all the same."""
+    """One sentence gives the reason; zeros and data are still painted."""
     _, said = fake.run(fake.dump(), "-o", "x.png", code=3)
     assert "Volatility 2 is not run: Windows was not found in the dump.\n" in said
     assert "neither Windows nor Linux was found" in said
@@ -424,19 +424,19 @@ def test_volatility_is_not_asked_of_a_newer_windows(fake: House) -> None:
 
 
 def test_volatility_is_not_asked_of_linux(fake: House, qemu_core: tuple[Path, Path]) -> None:
-    """On a real guest's dump: a picture and a sentence."""
+    """A real guest's dump gets a picture and a sentence."""
     printed, said = fake.run(qemu_core[0], "-o", "x.png")
     assert "Volatility 2 is not run: the dump comes from Linux" in said
     assert "Linux 6.1.0" in printed
     assert fake.called() is None
 
 
-# ---- What goes wrong
+# ---- Errors
 
 
 @pytest.mark.usefixtures("volatility2")
 def test_unknown_profile_is_told_by_volatility(house: House) -> None:
-    """In its own words and with its exit code."""
+    """Volatility's own message and exit code appear."""
     _, said = house.run(house.dump(), "Win7SP9", "-o", "x.png", code=1)
     assert "Invalid profile Win7SP9 selected" in said
     assert not (house.folder / "x.png").exists()
@@ -444,7 +444,7 @@ def test_unknown_profile_is_told_by_volatility(house: House) -> None:
 
 @pytest.mark.usefixtures("volatility2")
 def test_a_file_that_is_no_dump_is_told_by_volatility(house: House) -> None:
-    """By the plugin, in a sentence."""
+    """The plugin's sentence appears."""
     dump = house.folder / "noise.raw"
     dump.write_bytes(np.random.default_rng(0).bytes(MIB))
     _, said = house.run(dump, "WinXPSP2x86", "-o", "x.png", code=1)
@@ -476,7 +476,7 @@ def test_a_file_that_is_no_dump_is_told_by_volatility(house: House) -> None:
 def test_bad_usage_is_told_before_volatility_runs(
     fake: House, arguments: list[str], sentence: str
 ) -> None:
-    """It may take minutes; a typo must not. One sentence, and nothing written or removed."""
+    """One sentence comes before Volatility's minutes, and no file is written or removed."""
     fake.dump()
     os.mkfifo(fake.folder / "pipe")
     (fake.folder / "x.png").write_bytes(PICTURE)
@@ -492,7 +492,7 @@ def test_bad_usage_is_told_before_volatility_runs(
 def test_an_output_that_cannot_be_is_told_before_volatility_runs(
     fake: House, profile: list[str]
 ) -> None:
-    """A folder that is not there, a file that somebody else wrote."""
+    """A missing folder and another program's file are told first."""
     fake.dump()
     (fake.folder / "x.png").write_bytes(b"mine")
     for path, sentence in (
@@ -506,7 +506,7 @@ def test_an_output_that_cannot_be_is_told_before_volatility_runs(
 
 
 def test_force(fake: House) -> None:
-    """Replaces another program's file, but no dump."""
+    """--force replaces another program's file, but no dump."""
     fake.dump()
     picture = fake.folder / "x.png"
     picture.write_bytes(b"mine")
@@ -532,7 +532,7 @@ FAILURES = {
 def test_a_failed_step_ends_the_run_and_says_so(
     fake: House, published: Path, options: list[str], body: str, code: int, sentence: str
 ) -> None:
-    """No half picture is left; one of an earlier run stays, and is said to be of that."""
+    """Half a picture is removed; an earlier run's picture stays, and a sentence says so."""
     dump = fake.dump(published.stem)
     picture = fake.folder / "x.png" if options else published
     good = (fake.folder / "called", fake.folder / "the.map")
@@ -552,7 +552,7 @@ def test_a_failed_step_ends_the_run_and_says_so(
 
 
 def test_what_volatility_says_amid_the_map_reaches_the_person(fake: House) -> None:
-    """And does not disturb the renderer."""
+    """Its messages reach the person, and do not disturb the renderer."""
     noise = "*** Failed to import volatility.plugins.malware.apihooks (NameError: distorm3)"
     fake.fake_volatility(f"echo '{noise}'; cat the.map")
     _, said = fake.run(fake.dump(), "WinXPSP2x86", "-o", "x.png")
@@ -566,11 +566,11 @@ def test_what_volatility_says_amid_the_map_reaches_the_person(fake: House) -> No
 def test_an_interrupted_run_leaves_nothing_behind(
     fake: House, published: Path, number: signal.Signals, code: int
 ) -> None:
-    """No picture, no temporary file, no process."""
+    """Neither picture, temporary file nor process remains."""
     fake.fake_volatility("echo $$ >pid; exec sleep 60")
     process = fake.start(fake.dump(published.stem), "WinXPSP2x86")
     pid = wait_for_text(fake.folder / "pid")
-    process.send_signal(number)  # to the script alone, which must end its step
+    process.send_signal(number)  # only to the script, which must end its step
     _, said = process.communicate(timeout=10)
     assert process.returncode == code
     assert "interrupted" in said
@@ -592,7 +592,7 @@ def wait_for_text(path: Path, text: str = "\n", seconds: float = 120) -> str:
 
 
 def test_volatility_of_the_environment(house: House) -> None:
-    """A path relative to where the person is."""
+    """The path is relative to the current folder."""
     house.environment["VOLATILITY"] = house.fake_volatility().name
     house.run(house.dump(), "WinXPSP2x86", "-o", "x.png")
     assert house.called() == [
@@ -604,7 +604,7 @@ def test_volatility_of_the_environment(house: House) -> None:
 
 
 def test_volatility_may_be_a_command_with_arguments(house: House) -> None:
-    """Such as an interpreter and a script."""
+    """It may be an interpreter with a script."""
     house.fake_volatility(name="fake.py")
     house.environment["VOLATILITY"] = f"bash {house.folder}/fake.py --cache"
     house.run(house.dump(), "WinXPSP2x86", "-o", "x.png")
@@ -612,7 +612,7 @@ def test_volatility_may_be_a_command_with_arguments(house: House) -> None:
 
 
 def test_volatility_may_be_a_script_for_another_python(house: House, volatility2: Path) -> None:
-    """As in the source archive: for a `python` that is Python 3 or missing, or not executable."""
+    """As in the source archive: not executable, or for a `python` that is Python 3 or missing."""
     script = house.folder / "my vol.py"
     script.write_text("#!/usr/bin/env python3\n" + volatility2.read_text().partition("\n")[2])
     house.environment["VOLATILITY"] = str(script)
@@ -625,14 +625,14 @@ def test_volatility_may_be_a_script_for_another_python(house: House, volatility2
 
 
 def test_volatility_that_is_not_there_is_told(house: House) -> None:
-    """Rather than another one used in its place."""
+    """A missing Volatility is an error, and no other replaces it."""
     house.environment["VOLATILITY"] = "no such command"
     _, said = house.run(house.dump(), "WinXPSP2x86", code=2)
     assert r"VOLATILITY is neither a file nor a command: no\ such\ command" in said
 
 
 def test_volatility_on_the_path(house: House) -> None:
-    """Taken without set-up of an own one."""
+    """Volatility on the PATH is used without making an environment."""
     house.fake_volatility(name="vol.py")
     house.environment["PATH"] = f"{house.folder}:{os.environ['PATH']}"
     house.run(house.dump(), "WinXPSP2x86", "-o", "x.png")
@@ -645,7 +645,7 @@ def test_volatility_on_the_path(house: House) -> None:
 def test_a_vol_py_on_the_path_that_is_no_volatility_2_is_passed_over(
     house: House, volatility2: Path, body: str
 ) -> None:
-    """Such as Volatility 3, or what pyenv leaves of one that is switched off."""
+    """Volatility 3, or pyenv's stub for an inactive version, is not used."""
     script = house.folder / "vol.py"
     script.write_text(f"#!/bin/sh\n{body}\nexit 1\n")
     script.chmod(0o755)
@@ -658,7 +658,7 @@ def test_a_vol_py_on_the_path_that_is_no_volatility_2_is_passed_over(
 
 
 def copy_checkout(target: Path) -> Path:
-    """Copy what the front door needs, without environments; return the copy's script."""
+    """Copy the files that the front door needs, without environments; return the copy's script."""
     target.mkdir()
     for name in (
         "visualizer.sh",
@@ -677,7 +677,7 @@ def copy_checkout(target: Path) -> Path:
 
 
 def hide_pythons(house: House, *commands: str) -> None:
-    """Leave on the PATH only what the script needs, and these commands."""
+    """Leave on the PATH only the script's needs and these commands."""
     tools = ["bash", "cat", "cksum", "cmp", "dirname", "env", "flock", "grep", "head"]
     tools += ["mkdir", "mktemp", "readlink", "rm", "sed", "wc"]
     binaries = house.folder / "bin"
@@ -692,7 +692,7 @@ def hide_pythons(house: House, *commands: str) -> None:
 
 @pytest.fixture
 def fresh(house: House) -> House:
-    """A machine with Python 3 but no Python 2.7, and on it the checkout as it is cloned."""
+    """A machine with Python 3 but without Python 2.7, and a fresh clone of the checkout."""
     house.script = copy_checkout(house.folder / "a check out")
     hide_pythons(house)
     (house.folder / "bin/python3").symlink_to(sys.executable)
@@ -701,7 +701,7 @@ def fresh(house: House) -> House:
 
 @pytest.fixture
 def without_volatility(fresh: House) -> House:
-    """The same with .venv ready: in truth the Python that runs this test."""
+    """The same with .venv ready, which is in truth the Python that runs this test."""
     checkout = fresh.script.parent
     python = checkout / ".venv/bin/python"
     python.parent.mkdir(parents=True)
@@ -716,7 +716,7 @@ def without_volatility(fresh: House) -> House:
 
 
 def test_demo_needs_nothing_but_python_3(fresh: House) -> None:
-    """The README's first command, on a fresh machine: each pixel, and the hidden process named."""
+    """The README's first command paints each pixel truly, and names the hidden process."""
     checkout = fresh.script.parent
     printed, said = fresh.run("--demo")
     with np.load(checkout / "dumps/demo.raw.truth.npz") as truth:
@@ -740,7 +740,7 @@ def test_demo_needs_nothing_but_python_3(fresh: House) -> None:
     assert (pixels(fresh.folder / "again.png") == expected).all()
     assert len(said.splitlines()) == 3
 
-    # One world: memviz lies in the same environment, and knows itself as installed there.
+    # memviz is in the same environment, and knows that it is installed there.
     memviz = checkout / ".venv/bin/memviz"
     result = subprocess.run(
         [memviz, checkout / "dumps/demo.raw", "--pid", "1632", "-o", "notepad.png"],
@@ -758,7 +758,7 @@ def test_demo_needs_nothing_but_python_3(fresh: House) -> None:
 
 
 def test_setup_without_python_2_7_says_how_to_get_one(fresh: House) -> None:
-    """In one sentence, before anything is set up."""
+    """One sentence comes before any set-up."""
     printed, said = fresh.run("--setup", code=4)
     assert said.startswith("visualizer.sh: Volatility 2 needs Python 2.7, and there is none here")
     assert "pyenv install 2.7.18" in said
@@ -768,11 +768,11 @@ def test_setup_without_python_2_7_says_how_to_get_one(fresh: House) -> None:
     assert not (fresh.script.parent / ".venv").exists()
 
 
-@pytest.mark.parametrize("profile", [[], ["WinXPSP2x86"]])  # which it is not
+@pytest.mark.parametrize("profile", [[], ["WinXPSP2x86"]])  # the stand-in is not
 def test_without_volatility_2_memviz_paints_the_dump(
     without_volatility: House, profile: list[str]
 ) -> None:
-    """It is said why; nothing that lies in the current folder is run."""
+    """A sentence gives the reason; no program in the current folder is run."""
     house, checkout = without_volatility, without_volatility.script.parent
     (house.folder / "memory_visualizer").mkdir()
     for trap in ("numpy.py", "memory_visualizer/__init__.py", "memory_visualizer/__main__.py"):
@@ -793,7 +793,7 @@ def test_without_volatility_2_memviz_paints_the_dump(
 
 
 def test_without_volatility_2_options_reach_memviz(without_volatility: House) -> None:
-    """Those of the renderer, and its own."""
+    """Options of the renderer and of memviz reach memviz."""
     house = without_volatility
     dump, picture = house.folder / "-a dump.raw", house.folder / "a picture.png"
     forge(dump, profiles()["Win7SP1x86"], size=16 * MIB)
@@ -807,7 +807,7 @@ def test_without_volatility_2_options_reach_memviz(without_volatility: House) ->
 
 
 def test_without_volatility_2_a_dump_without_windows(without_volatility: House) -> None:
-    """Zeros and data are painted all the same, with an exit code of its own."""
+    """Zeros and data are painted, with an exit code of its own."""
     dump = without_volatility.dump()
     _, said = without_volatility.run(dump, "-o", "x.png", code=3)
     data = ["unused-data"] * 3
@@ -820,7 +820,7 @@ def test_without_volatility_2_a_dump_without_windows(without_volatility: House) 
 def test_without_volatility_2_a_failure_leaves_all_as_it_is(
     without_volatility: House, profile: list[str], option: str
 ) -> None:
-    """Pictures of earlier runs among it; a sentence says what is wrong."""
+    """Earlier pictures stay, and a sentence tells the fault."""
     picture = without_volatility.script.parent / "images/small.raw.png"
     picture.parent.mkdir()
     picture.write_bytes(PICTURE)
@@ -831,7 +831,7 @@ def test_without_volatility_2_a_failure_leaves_all_as_it_is(
 
 
 def test_a_given_volatility_that_cannot_start_without_python_2_7(without_volatility: House) -> None:
-    """As it comes from its archive, not executable."""
+    """It is a script from the archive, not executable."""
     house = without_volatility
     script = house.fake_volatility(name="vol.py")
     script.chmod(0o644)
@@ -842,7 +842,7 @@ def test_a_given_volatility_that_cannot_start_without_python_2_7(without_volatil
 
 
 def test_a_volatility_that_cannot_be_set_up(without_volatility: House) -> None:
-    """With a Python 2.7 that fails to make an environment; memviz paints all the same."""
+    """Python 2.7 cannot make an environment; memviz still paints."""
     house = without_volatility
     python2 = house.folder / "bin/python2.7"
     python2.write_text(f"#!/bin/sh\n[ $# = 2 ] && [ $1 = -c ] && echo '{python2}'\n")
@@ -859,7 +859,7 @@ def test_a_volatility_that_cannot_be_set_up(without_volatility: House) -> None:
 def test_without_python_3_one_sentence_says_how_to_get_one(
     fresh: House, arguments: list[str], volatility: bool
 ) -> None:
-    """Of the version that this needs, with a Volatility and without."""
+    """The sentence names the needed version, with and without a Volatility."""
     fresh.dump()
     if volatility:
         fresh.environment["VOLATILITY"] = str(fresh.fake_volatility())
@@ -869,10 +869,10 @@ def test_without_python_3_one_sentence_says_how_to_get_one(
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.usefixtures("volatility2")  # so that the compiled parts lie in pip's cache
+@pytest.mark.usefixtures("volatility2")  # so that compiled parts are in pip's cache
 @pytest.mark.long
 def test_environments_are_made_by_themselves_even_after_an_interruption(house: House) -> None:
-    """In a path with spaces, by two runs at once; made once, brought up to date later."""
+    """Two runs at once make them in a path with spaces; they are made once, and updated later."""
     house.script = copy_checkout(house.folder / "a check out")
     checkout = house.script.parent
     for environment in (checkout / ".venv", checkout / ".venv-volatility2"):
@@ -880,7 +880,7 @@ def test_environments_are_made_by_themselves_even_after_an_interruption(house: H
         wait_for_text(environment / ".ready", "unfinished")
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    for leftover in house.temporary.iterdir():  # SIGKILL leaves no chance to tidy up
+    for leftover in house.temporary.iterdir():  # SIGKILL leaves no time to tidy up
         shutil.rmtree(leftover)
 
     truth = forge(house.folder / "x.raw", profiles()["Win10x64_17763"], size=16 * MIB)
@@ -901,7 +901,7 @@ def test_environments_are_made_by_themselves_even_after_an_interruption(house: H
 
 
 def test_requirements_are_pinned_for_both_pythons() -> None:
-    """Each line to one version and one Python."""
+    """Each line has one version for one Python."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pinned = [line for line in lines if line and not line.startswith("#")]
     assert all(

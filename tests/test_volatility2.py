@@ -21,15 +21,16 @@ from tests.synth.memory import PAGE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
 _AT_ONCE = 29
-"""Profiles of which dumps are looked at by one process of Volatility."""
+"""The number of profiles whose dumps one process of Volatility reads."""
 
 _PATIENT = """import gc, os, runpy, sys
 gc.set_threshold(100000)
 del sys.argv[0]
 sys.path[0] = os.path.dirname(os.path.realpath(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")"""
-"""Runs a script as Python 2.7 would, but looks for garbage less often, as visualizer.sh does: that
-takes a third of a short run of Volatility's."""
+"""Runs a script as Python 2.7 would, but collects garbage less often, as visualizer.sh does. This
+saves a third of a short run of Volatility.
+"""
 
 Rows = list[tuple[int, int, int, str]]
 """Virtual, physical, size, kernel."""
@@ -61,7 +62,7 @@ def rows_of(text: str) -> Rows:
 
 
 def rows_of_engine(dump: Path) -> set[tuple[int, int, int, str]]:
-    """The same rows, of listed processes and the kernel, as the project's own engine finds them."""
+    """The same rows of listed processes and the kernel, by the project's own engine."""
     snapshot = memory_visualizer.open(dump)
     listed = [i for i, process in enumerate(snapshot.processes) if process.is_listed]
     seen = snapshot.mappings.take(np.isin(snapshot.mappings.space, [SHARED, *listed]))
@@ -91,7 +92,7 @@ def classes_of(rows: Rows, zero: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give tests that ask for `names` the profiles in groups: all, or one of each family."""
+    """Give tests with `names` the profiles in groups: all, or one of each family."""
     if "names" in metafunc.fixturenames:
         names = sorted(profiles() if takes_all(metafunc.config) else families())
         groups = -(-len(names) // _AT_ONCE)
@@ -100,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def families() -> list[str]:
-    """The newest profile of each version of Windows and size of its words."""
+    """The newest profile of each version of Windows and word size."""
     newest = {(one.version, one.bits): name for name, one in sorted(profiles().items(), key=_build)}
     return list(newest.values())
 
@@ -111,7 +112,7 @@ def _build(item: tuple[str, Profile]) -> tuple[int, str]:
 
 
 def test_families() -> None:
-    """XP to Windows 10, of 32 and of 64 bits."""
+    """The families are XP to Windows 10, with 32 and 64 bits."""
     known = {(profiles()[name].version, profiles()[name].bits) for name in families()}
     assert known == {(one.version, one.bits) for one in profiles().values()}
     assert len(known) == 13
@@ -119,9 +120,9 @@ def test_families() -> None:
 
 @pytest.mark.long
 def test_profiles(names: list[str], volatility2: Path, tmp_path: Path) -> None:
-    """The real imageinfo and pslist know the dumps, and each page of the map is right.
+    """The real imageinfo and pslist accept the dumps, and each page of the map is right.
 
-    Each row's physical address is what `vtop` says of its virtual one.
+    Each row's physical address equals the answer of `vtop` for its virtual address.
     """
     truths: list[Truth] = []
     for number, name in enumerate(names):
@@ -167,7 +168,7 @@ def win7(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
 
 @pytest.fixture(scope="module")
 def page_map(win7: tuple[Path, Truth], volatility2: Path) -> str:
-    """The text page map of `win7` with owners."""
+    """The text page map of `win7`, with owners."""
     done = volatility(volatility2, win7[0], "Win7SP1x64", "memoryvisualizer", "--owner")
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -188,7 +189,7 @@ def test_text_page_map(page_map: str) -> None:
 
 
 def test_pages_of_1_gib(volatility2: Path, tmp_path: Path) -> None:
-    """Their size is the longest; each line has its four columns, in the engine's map, too."""
+    """The longest size leaves each line its four columns, also in the engine's map."""
     dump, name = tmp_path / "dump", "Win10x64_17763"
     truth = forge(
         dump,
@@ -209,7 +210,7 @@ def test_pages_of_1_gib(volatility2: Path, tmp_path: Path) -> None:
 
 
 def test_kernel_rows_are_distinct(page_map: str, win7: tuple[Path, Truth]) -> None:
-    """Each mapping of the kernel comes once, a process's own with the process."""
+    """Each mapping of the kernel comes once, and a process's own mapping with the process."""
     kernel = [row for row in rows_of(page_map) if row[3] == "True"]
     assert len(kernel) == len(set(kernel))
     notes = win7[1].mappings
@@ -220,7 +221,7 @@ def test_kernel_rows_are_distinct(page_map: str, win7: tuple[Path, Truth]) -> No
 
 
 def test_owners(page_map: str, win7: tuple[Path, Truth]) -> None:
-    """A user mapping's pid and name are those of the process that was given the page."""
+    """A user mapping has pid and name of the process that got the page."""
     truth = win7[1]
     notes = truth.mappings[truth.mappings["user"] & np.isin(truth.mappings["owner"], truth.listed)]
     expected = {(int(note["virtual"]), truth.processes[note["owner"]].pid) for note in notes}
@@ -234,7 +235,7 @@ def test_owners(page_map: str, win7: tuple[Path, Truth]) -> None:
 
 
 def test_every_mapping(win7: tuple[Path, Truth], volatility2: Path, page_map: str) -> None:
-    """As the seed did: all mappings of all processes, the kernel's again for each."""
+    """All mappings of all processes, with the kernel's again for each, as in the seed's output."""
     done = volatility(volatility2, win7[0], "Win7SP1x64", "memoryvisualizer", "--every-mapping")
     rows = rows_of(done.stdout)
     assert set(rows) == set(rows_of(page_map))
@@ -296,7 +297,7 @@ def choose(win7: tuple[Path, Truth], vol: Path, *arguments: str) -> set[str]:
 
 
 def test_choosing_processes(win7: tuple[Path, Truth], volatility2: Path) -> None:
-    """-p, -n and -o choose as they do in pslist; -o finds the process that is not in the list."""
+    """-p, -n and -o choose as in pslist; -o finds the unlinked process."""
     truth = win7[1]
     by_name = {p.name: p for p in truth.processes}
     pids = f"{by_name['notepad.exe'].pid},{by_name['lsass.exe'].pid}"
@@ -308,7 +309,7 @@ def test_choosing_processes(win7: tuple[Path, Truth], volatility2: Path) -> None
 
 
 def failure(vol: Path, dump: Path, profile: str, *arguments: str) -> str:
-    """What the plugin says when it cannot work: one sentence, after Volatility's banner."""
+    """The plugin's error: one sentence after Volatility's banner."""
     done = volatility(vol, dump, profile, "memoryvisualizer", *arguments)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -334,7 +335,7 @@ def test_no_such_process(win7: tuple[Path, Truth], volatility2: Path) -> None:
 
 
 def test_no_process_list(volatility2: Path, tmp_path: Path) -> None:
-    """The code by which Volatility finds the debugger block is damaged, so there is no list."""
+    """The code that leads Volatility to the debugger block is damaged, so it has no list."""
     forge(tmp_path / "dump", profiles()["Win8SP0x64"], size=16 * MIB)
     contents = (tmp_path / "dump").read_bytes()
     bswap_and_return = bytes.fromhex("480fcac3")
@@ -346,7 +347,7 @@ def test_no_process_list(volatility2: Path, tmp_path: Path) -> None:
 def test_a_process_whose_tables_are_gone(
     win7: tuple[Path, Truth], volatility2: Path, tmp_path: Path
 ) -> None:
-    """It is named and left out; the others go on."""
+    """It is named and left out; the others are listed."""
     truth = win7[1]
     lost = next(i for i in truth.listed if truth.processes[i].name == "explorer.exe")
     table = truth.processes[lost].dtb
@@ -367,13 +368,13 @@ def test_exited_process_is_named_and_left_out(win7: tuple[Path, Truth], volatili
 
 
 def test_tables_in_circles_end(volatility2: Path, tmp_path: Path) -> None:
-    """A table all of whose entries lead back to itself is read once for each level."""
+    """A table whose entries all lead to itself is read once for each level."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 * MIB)
     victim = next(p for p in truth.processes if p.name == "notepad.exe")
     contents = bytearray((tmp_path / "dump").read_bytes())
     entries = np.frombuffer(contents, dtype="<u8")[victim.dtb // 8 : victim.dtb // 8 + 512]
     entries[:256] = victim.dtb | 0x67
-    # What Volatility wants to see of it is still there, one level down.
+    # The part that Volatility needs is still there, one level down.
     (tmp_path / "dump").write_bytes(contents)
     done = volatility(volatility2, tmp_path / "dump", "Win7SP1x64", "memoryvisualizer")
     assert done.returncode == 0
@@ -390,7 +391,7 @@ def test_hostile_names_are_escaped(volatility2: Path, tmp_path: Path) -> None:
 
 
 def test_not_for_other_systems(volatility2: Path) -> None:
-    """The plugin refuses a profile that is not Windows, with Volatility's own sentence."""
+    """A profile of another system is refused with Volatility's own sentence."""
     check = (
         "import volatility.registry as r, volatility.conf as c; r.PluginImporter();"
         "import sys; sys.path.insert(0, 'plugins'); import memoryvisualizer as m;"

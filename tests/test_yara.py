@@ -1,4 +1,4 @@
-"""Hits of YARA rules: all that is there, each once, with the owner of its page."""
+"""Hits of YARA rules: each hit comes once, with the owner of its page."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def opened(contents: bytes | bytearray, folder: Path) -> Snapshot:
 
 
 def neighbours(truth: Truth, name: str) -> tuple[int, int, int]:
-    """Two pages of a process that follow one another there, but not in memory: address, frames."""
+    """Successive pages of a process that are not successive in memory: address, frames."""
     index = next(n for n, one in enumerate(truth.processes) if one.name == name)
     rows = truth.mappings
     mine = rows[(rows["owner"] == index) & rows["user"] & ~rows["transition"]]
@@ -67,7 +67,7 @@ def neighbours(truth: Truth, name: str) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("piece", [4096, 2, 1], ids=["one piece", "pairs", "single pages"])
 def test_the_whole_dump(tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each place once, over the ends of pages and pieces, but not over holes."""
+    """Each place is found once, across the ends of pages and pieces, but not across holes."""
     monkeypatch.setattr(yara, "PIECE_FRAMES", piece)
     monkeypatch.setattr(yara, "TAIL_FRAMES", 1)
     memory = bytearray(np.random.default_rng(5).bytes(9 * PAGE_SIZE))
@@ -95,7 +95,7 @@ def test_the_whole_dump(tmp_path: Path, piece: int, monkeypatch: pytest.MonkeyPa
 def test_a_process_in_the_order_of_its_addresses(
     windows: tuple[Truth, bytes], tmp_path: Path
 ) -> None:
-    """A pattern over a page's end is found where the process has it, and not in physical order."""
+    """A pattern across a page's end is found in virtual order, and not in physical order."""
     truth, contents = windows
     virtual, first, second = neighbours(truth, "notepad.exe")
     memory = bytearray(contents)
@@ -114,7 +114,7 @@ def test_a_process_in_the_order_of_its_addresses(
 
 
 def test_owners(windows: tuple[Truth, bytes], tmp_path: Path) -> None:
-    """Of a page that several have the first one, and their number; of an unused page nobody."""
+    """A shared page has its first owner and their number; an unused page has no owner."""
     truth, contents = windows
     rows = truth.mappings[truth.mappings["user"] & ~truth.mappings["transition"]]
     rows = rows[[not truth.processes[owner].exited for owner in rows["owner"].tolist()]]
@@ -143,7 +143,7 @@ def memory_visualizer_classes(contents: bytes, folder: Path) -> np.ndarray:
 
 
 def test_too_many_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are counted; the first ones of each rule are kept, and this is said."""
+    """The first hits of each rule are kept, the others are counted, and a remark says so."""
     monkeypatch.setattr(yara, "MOST_OF_RULE", 5)
     monkeypatch.setattr(yara, "_MOST_IN_PIECE", 40)
     memory = bytearray(np.random.default_rng(5).bytes(4 * PAGE_SIZE))
@@ -204,7 +204,7 @@ def test_rules_without_patterns_and_of_several_files(tmp_path: Path) -> None:
 
 
 def test_rules_that_do_not_compile(tmp_path: Path) -> None:
-    """What the compiler says, line by line, and exit code 2, before the dump is read."""
+    """The compiler's messages appear line by line, with exit code 2, before the dump is read."""
     (tmp_path / "bad.yar").write_text("rule bad { condition: nothing }")
     with pytest.raises(RulesError, match=r"bad\.yar does not compile$"):
         Rules([tmp_path / "bad.yar"])
@@ -228,7 +228,7 @@ def test_rules_that_do_not_compile(tmp_path: Path) -> None:
 
 
 def test_without_yara_x(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence tells how to get it."""
+    """One sentence tells how to install it."""
     monkeypatch.setitem(__import__("sys").modules, "yara_x", None)
     with pytest.raises(
         MissingLibraryError, match=r"need yara-x, which is not installed: .*yara-x$"
@@ -241,7 +241,7 @@ def test_without_yara_x(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture(scope="module")
 def linux_hits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, Hits, Path]:
-    """A needle in a page of a file, one in private memory, and one in a page of the kernel."""
+    """Three needles: in a page of a file, in private memory, and in a page of the kernel."""
     folder = tmp_path_factory.mktemp("hits")
     truth = forge_linux(folder / "dump", files=True)
     assert truth.files
@@ -267,7 +267,7 @@ def linux_hits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, Hits
 def test_tables(linux_hits: tuple[Snapshot, Hits, Path], tmp_path: Path, ending: str) -> None:
     snapshot, hits, _ = linux_hits
     path = tmp_path / f"hits{ending}"
-    for _ in range(2):  # it may be written again
+    for _ in range(2):  # the file may be replaced
         write_hits(path, snapshot, hits)
     check_target(path)
     if ending == ".csv":
@@ -300,7 +300,7 @@ def test_json(linux_hits: tuple[Snapshot, Hits, Path]) -> None:
 
 
 def test_command(linux_hits: tuple[Snapshot, Hits, Path]) -> None:
-    """Summary, picture, and table; processes that were chosen are searched alone."""
+    """Summary, picture and table have the hits; of chosen processes only theirs."""
     _, hits, folder = linux_hits
     arguments = ["dump", "--yara", "rules.yar", "--hits", "hits.csv", "-o", "out.png"]
     result = run(arguments, folder)
@@ -326,7 +326,7 @@ def test_command(linux_hits: tuple[Snapshot, Hits, Path]) -> None:
 def test_page(
     open_page: Callable[..., "Page"], linux_hits: tuple[Snapshot, Hits, Path], tmp_path: Path
 ) -> None:
-    """A click on a hit pins its page, and lights all pages of the rule."""
+    """A click on a hit pins its page, and lights up all pages of the rule."""
     snapshot, hits, _ = linux_hits
     viewer.write_page(tmp_path / "page.html", snapshot, hits=hits)
     page = open_page(tmp_path / "page.html")

@@ -109,7 +109,7 @@ def test_a_cluster_that_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A fault of the cluster ends with one sentence, exit code 1, and an index of what is done."""
+    """A fault of the cluster ends with one sentence, exit code 1, and an index of done dumps."""
 
     def fail(*_: object, **__: object) -> Iterator[Result]:
         raise ClusterError("the scheduler went away")

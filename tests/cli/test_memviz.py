@@ -451,7 +451,7 @@ def test_chosen_processes(
 
 
 def test_a_process_that_is_not_there(dump: Path, tmp_path: Path) -> None:
-    """An unknown process is a remark beside a known one, and alone an error without output."""
+    """An unknown process is a warning beside a known one, and alone an error without output."""
     result = run([dump, "--pid", "4,17"], tmp_path)
     assert (result.returncode, result.stderr) == (0, "memviz: the dump has no process 17\n")
     (tmp_path / "win7.raw.png").unlink()

@@ -88,7 +88,7 @@ def test_the_memory_of_every_format(tmp_path: Path, name: str) -> None:
 
 
 def unrecognised(path: Path, ending: str) -> Path:
-    """Convert a dump as one of an unknown system, and return where it is now."""
+    """Convert a dump as one of an unknown system; returns the new file."""
     dump, target = open_dump(path), path.with_name(f"out{ending}")
     snapshot = of_mappings(dump, dump.zero_frames(), Mappings.join([]))
     convert_dump(snapshot, target, layout_of(snapshot, target))

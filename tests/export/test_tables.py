@@ -337,7 +337,7 @@ def changed(snapshot: Snapshot, **values: Any) -> Snapshot:
 
 @pytest.mark.parametrize("timestamp", [2**64 - 1, 10**18 * 9, 0, 1])
 def test_times_that_are_none(timestamp: int) -> None:
-    """Numbers that are no time give None, and the first second of 1601 a time."""
+    """Numbers outside the calendar give None; 1 is the beginning of 1601."""
     time = time_of(timestamp)
     assert (time.isoformat() if time else None) == (
         "1601-01-01T00:00:00+00:00" if timestamp == 1 else None

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def index(folder: Path, browser: "Browser") -> Iterator["Page"]:
-    """The index of four dumps, opened from disk; nothing but thumbnails beside it may be loaded."""
+    """The index of four dumps, opened from disk; it may load only the thumbnails beside it."""
     Image.new("RGB", (8, 8), "red").save(_thumbnail(folder))
     write_gallery(folder)
     context = browser.new_context(viewport={"width": 1280, "height": 860})

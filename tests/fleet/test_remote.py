@@ -11,7 +11,7 @@ from tests.synth import MIB, forge, profiles
 
 
 def test_the_same_outputs_as_of_a_local_dump(tmp_path: Path) -> None:
-    """All outputs are the same bytes, but for the source; a lost dump costs only itself."""
+    """All outputs but the source are the same bytes; a lost dump costs only itself."""
     dump = tmp_path / "win.raw"
     forge(dump, profiles()["Win10x64"], size=16 * MIB)
     here, there = tmp_path / "here", tmp_path / "there"

@@ -198,7 +198,7 @@ def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_scheduler_with_tls_and_nothing_to_show(tmp_path: Path) -> None:
-    """A sentence tells what is missing, before anything is tried."""
+    """A sentence tells the missing certificate before any connection."""
     with pytest.raises(ClusterError, match="tls://there:1 asks for a certificate, but Dask's"):
         next(results(SOURCES, tmp_path, Options(), Place("tls://there:1")))
 

@@ -1,4 +1,4 @@
-"""A dump whose scan is split, on a real cluster of which a worker is killed."""
+"""A dump whose scan is split on a real cluster; a worker is killed."""
 
 import os
 import signal

@@ -130,7 +130,7 @@ def _with_map(path: Path, change: Callable[[bytes], bytes]) -> Path:
 
 
 def test_an_entry_of_a_stream_that_is_not_listed(path: Path) -> None:
-    """Frames of such an entry are lost, and a remark tells them."""
+    """Such an entry is an error, and lenient leaves out its frames."""
     write_aff4(path, PIECES)
     again = _with_map(path, lambda data: data[: 28 * 5 - 4] + b"\7\0\0\0")
     with pytest.raises(DamagedInputError, match="lacks a stream of its map, 'number 7'"):

@@ -125,7 +125,7 @@ def test_ewfinfo_tells_the_same(path: Path) -> None:
 
 
 def test_a_broken_table(path: Path) -> None:
-    """The second table replaces it; without that table, a sentence tells it."""
+    """The second table replaces it; if both are broken, that is an error."""
     write_e01(path, CONTENTS)
     data = bytearray(path.read_bytes())
     for name in (b"table\0", b"table2"):

@@ -618,7 +618,7 @@ def test_vmware_is_opened_by_either_file(path: Path) -> None:
 
 
 def test_vmware_with_more_groups_than_are_read(path: Path) -> None:
-    """A remark tells that the memory may be in an unread group."""
+    """The error says that only some groups were read: others may have the memory."""
     _vmware(path, PIECES)
     state = path.with_suffix(".vmss")
     data = bytearray(state.read_bytes().replace(b"memory\0", b"others\0", 1))
@@ -722,7 +722,7 @@ def test_progress_counts_held_frames(path: Path, monkeypatch: pytest.MonkeyPatch
     assert calls == sorted(calls)
 
 
-# What cannot be read
+# Files that cannot be read
 
 
 @pytest.mark.parametrize(
@@ -1098,7 +1098,7 @@ def test_kdump_without_some_pages(path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["place", "size"])
 def test_kdump_with_a_text_that_is_not_there(path: Path, field: str) -> None:
-    """A text beyond the file, or of more than 64 KiB, is ignored."""
+    """A text beyond the file, or of more than 64 KiB, is ignored with a remark."""
     text = b"OSRELEASE=6.1\n"
     kdump(path, LOW, vmcoreinfo=text)
     data = bytearray(path.read_bytes())
@@ -1113,7 +1113,7 @@ def test_kdump_with_a_text_that_is_not_there(path: Path, field: str) -> None:
 
 
 def test_left_out_frames_far_away(path: Path) -> None:
-    """Unheld frames far away do not make a table of gigabytes."""
+    """Left-out frames far away do not make a table of gigabytes."""
     kdump(path, [(0, memory(4, 1)), (1 << 40, memory(1, 2))], left_out=[1 << 28])
     dump = open_dump(path)
     assert dump.frame_count == 4

@@ -162,7 +162,7 @@ def test_pages_far_away(path: Path) -> None:
         check(dump, {pfn: page for pfn, page in frames_of(NEW_PIECES).items() if pfn > 16})
 
 
-# Xpress by itself
+# Xpress without a dump
 
 BLOCKS = [
     bytes(1 << 16),

@@ -38,7 +38,7 @@ def test_many_keys(path: Path, packed: bool) -> None:
 
 
 def test_more_tables_than_any_file_has(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A remark tells the tables beyond the limit."""
+    """Tables beyond the limit are an error."""
     monkeypatch.setattr(hyperv, "_MAX_TABLES", 0)
     write_hyperv(path, PIECES)
     with pytest.raises(BadInputError, match="has more than 0 tables of objects"):

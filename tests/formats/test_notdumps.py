@@ -206,7 +206,7 @@ def test_a_few_bytes_in_common_are_too_few(begin: bytes, tmp_path: Path) -> None
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
-    """A pipe that nobody writes to is refused without opening it, which would block."""
+    """A pipe that nobody writes to is refused unopened, as opening it would block."""
     os.mkfifo(tmp_path / "pipe")
     assert "a pipe; a dump is read more than once" in said_of(tmp_path / "pipe")
     program = f"from memory_visualizer.cli.memviz import main; main(['{tmp_path / 'pipe'}'])"

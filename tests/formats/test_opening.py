@@ -121,7 +121,7 @@ def test_missing_dump(path: Path) -> None:
 
 
 def test_folder_as_dump(tmp_path: Path) -> None:
-    """A folder is no dump."""
+    """A folder is not a dump."""
     with pytest.raises(BadInputError, match="Is a directory"):
         RawDump.open(tmp_path)
 

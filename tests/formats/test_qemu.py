@@ -57,7 +57,7 @@ def test_pages_that_have_to_be_made(path: Path, how: str) -> None:
 
 
 def test_what_is_not_sent(path: Path) -> None:
-    """RAM that the guest calls free is left out; a cut stream does not tell what was left out."""
+    """RAM that the guest calls free is left out; a cut stream does not tell the left-out RAM."""
     write_qemu(path, LOW, devices=False)
     dump = open_dump(path)
     assert np.array_equal(dump.left_out, ~dump.held)
@@ -163,7 +163,7 @@ def test_a_backup_that_was_cut(path: Path) -> None:
 
 
 def test_a_backup_with_too_many_clusters(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A remark tells that only a part was read."""
+    """Clusters beyond the limit are an error; lenient ignores them, and a remark tells it."""
     monkeypatch.setattr(vma, "_MAX_CLUSTERS", 2)
     write_vma(path, PIECES)
     with pytest.raises(DamagedInputError, match=r"more than 2 clusters$"):

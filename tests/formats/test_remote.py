@@ -161,7 +161,7 @@ def test_the_same_outputs_and_each_byte_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The cache has room for an eighth of the dump; no byte but those of the system comes twice."""
+    """The cache has room for an eighth of the dump; only bytes of the system may come twice."""
     monkeypatch.setattr(remote, "BUDGET", 32 * MIB)
     monkeypatch.setattr(remote._cache, "most", 0)
     store.files["/win.raw"] = windows

@@ -184,7 +184,7 @@ def _web(flags: int, step: int, *, is_windows: bool) -> Spoiler:
 
 
 def _circle(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Every page is a table, all entries of which lead to the next page."""
+    """Every page is a table whose entries all lead to the next page."""
     frames = np.arange(len(words))
     words[:] = _entries(np.roll(frames, -1), _USER)[:, None]
     _name_themselves(words)
@@ -192,7 +192,7 @@ def _circle(rng: np.random.Generator, words: Words, given: Sound) -> None:
 
 
 def _star(rng: np.random.Generator, words: Words, given: Sound) -> None:
-    """Every page is a table, all entries of which lead to one page."""
+    """Every page is a table whose entries all lead to the same page."""
     words[:] = 5 << 12 | _USER
     _name_themselves(words)
     _tell_of_windows(words)

@@ -298,7 +298,7 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> "Result":
-        """Read what `write` wrote."""
+        """Read the JSON of `write`."""
         fields = json.loads(path.read_text())
         return cls(**{**fields, "comparison": Comparison(**fields["comparison"])})
 

@@ -41,7 +41,7 @@ _ARRAY_SIZE = 1 << 40
 
 
 def read_symbols(kallsyms: str) -> dict[str, int]:
-    """The kernel's own symbols, without those of modules; of several with one name, the first."""
+    """The kernel's own symbols, without modules'; if several have one name, the first."""
     symbols: dict[str, int] = {}
     for words in map(str.split, kallsyms.splitlines()):
         if len(words) == 3:

@@ -82,7 +82,7 @@ def make(
 
     Packages and programs are kept beside the guests' folders for the next guest. `image` is the
     kernel for a recipe of an old kernel, `types` a file with the types of a kernel without BTF.
-    `tell` gets a line about each step. GuestError says what is missing or failed.
+    `tell` gets a line about each step. GuestError names the missing or failed part.
     """
     common = folder.path.parent / "common"
     packages = Packages(common, recipe.suite, recipe.architecture, sources)

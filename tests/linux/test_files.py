@@ -96,7 +96,7 @@ def test_a_file_of_huge_pages(sound: tuple[Path, LinuxTruth, FilesTruth]) -> Non
 def test_more_names_than_are_looked_at(
     sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with three names, of which one is looked at: the others are counted."""
+    """One of a file's three names is read: the others are counted."""
     monkeypatch.setattr("memory_visualizer.linux.filecache._MOST_NAMES", 1)
     snapshot = memory_visualizer.open(sound[0])
     assert snapshot.files and snapshot.inventory
@@ -106,7 +106,7 @@ def test_more_names_than_are_looked_at(
 def test_types_that_are_too_large(
     sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are not read, and how much they are too large is told."""
+    """They are not read, and a remark tells the excess."""
     rates = {**limits.RATES, "byte of kernel types": limits.Rate(1 << 30, 1, 1000)}
     monkeypatch.setattr(limits, "RATES", rates)
     snapshot = memory_visualizer.open(sound[0])

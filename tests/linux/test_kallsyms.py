@@ -85,7 +85,7 @@ def read(tmp_path: Path) -> Read:
 def test_all_symbols(kind: str, parts: bool, read: Read) -> None:
     """Each symbol is found by its name, also with a length of two bytes; other names are not.
 
-    On x86, per-processor symbols are offsets, and all others count down from the first one.
+    On x86, the table stores per-processor symbols as they are, others as distances from a base.
     """
     expected = symbols(kind)
     assert max(map(len, expected)) > 0x7F

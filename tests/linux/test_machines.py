@@ -23,7 +23,7 @@ PAGE = 4096
 
 @pytest.mark.parametrize("era", ["6.1", "6.6", "6.10", "6.12", "7.0"])
 def test_64_bit_arm(era: str, tmp_path: Path) -> None:
-    """Every frame, every process and its pages agree, although one invalid descriptor is there."""
+    """Every frame, every process and its pages are true, without a remark on descriptors."""
     truth = forge_linux_on_arm64(tmp_path / "dump", era)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert_is_truth(snapshot, truth)
@@ -86,7 +86,7 @@ def test_top_levels_that_do_not_fill_a_page(entries: int, bits: tuple[int, int])
     ("frames", "of_page", "bits"), [(2, 16, (16, 52)), (16, 16, (16, 42)), (4, 4, (14, 47))]
 )
 def test_top_levels_of_several_frames(frames: int, of_page: int, bits: tuple[int, int]) -> None:
-    """The last frame tells them; the fuller table comes first, and one within a page is refused."""
+    """The last frame tells them; the fuller comes first; one must begin a page of that size."""
     words = np.zeros((3 * of_page, 512), np.uint64)
     last = np.arange(3) * of_page + frames - 1
     words[last, 511], words[last[1], 508] = 0x3_0003, 0x2_0003
@@ -100,7 +100,7 @@ def test_top_levels_of_several_frames(frames: int, of_page: int, bits: tuple[int
 
 @pytest.mark.parametrize("entry", [0x1003, 0x4003])
 def test_tables_that_begin_no_page(entry: int) -> None:
-    """A top level of 64 entries belongs to pages of 64 KiB, so its tables begin at such pages."""
+    """A top level of 64 entries has pages of 64 KiB, so entries that name none are refused."""
     words = np.zeros((1, 512), np.uint64)
     words[0, [0, 63]] = entry
     search = TopLevelSearch()

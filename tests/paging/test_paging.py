@@ -127,7 +127,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
     )
     def check(tables: Tables, roots: list[int], data: st.DataObject) -> None:
         contents = memory_with(tables, paging.entry_bytes)
-        if name == "pae":  # the processor ignores a pointer's present bit and upper bits here
+        if name == "pae":  # all four pointers are present, without upper bits
             pointers = data.draw(st.lists(st.integers(0, FRAMES - 1), min_size=4, max_size=4))
             changed = bytearray(contents)
             for root in roots:

@@ -83,7 +83,7 @@ def noise(rng: np.random.Generator) -> Words:
 KINDS: list[Callable[[np.random.Generator], Words]] = [heap, code, text, noise]
 
 
-# -- synthetic dumps, and what their tables lead to ---------------------------------------------
+# -- synthetic dumps, and the targets of their tables --------------------------------------------
 
 
 @dataclass

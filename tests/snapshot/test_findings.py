@@ -69,7 +69,7 @@ def test_in_the_page(dump: Path, tmp_path: Path) -> None:
     about = json.loads(text.split('<script type="application/json" id="about">')[1].split("</")[0])
     by_pid = {row["pid"]: row for row in about["processes"]}
     assert by_pid[892]["anomalies"] == ["name not printable"]
-    assert by_pid[1632]["anomalies"] == []  # in the words of its state
+    assert by_pid[1632]["anomalies"] == []  # its state tells it
     assert by_pid[1632]["state"] == "starting"
     assert any("broken at 2 places" in remark for remark in about["remarks"])
     assert any("explorer.exe" in remark for remark in about["remarks"])

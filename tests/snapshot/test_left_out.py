@@ -63,7 +63,7 @@ def test_linux_keeps_states_and_owners(linux: tuple[Path, Path]) -> None:
 
 
 def test_windows_keeps_owners(tmp_path: Path) -> None:
-    """Mappings of left-out frames are kept, since page tables themselves are never left out."""
+    """Owners of left-out frames are known by page tables, which this dump does not leave out."""
     raw, kdump = tmp_path / "raw", tmp_path / "kdump"
     forge(raw, builds()["Win10x64_19041"], size=32 * MIB, processes=3)
     whole = memory_visualizer.open(raw)

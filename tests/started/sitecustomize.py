@@ -1,4 +1,4 @@
-"""Python loads this by itself where this folder is in its path: see tests.elsewhere."""
+"""Python loads this module at its start if this folder is in its path: see tests.elsewhere."""
 
 from tests.elsewhere import leave
 

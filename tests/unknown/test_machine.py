@@ -1,4 +1,4 @@
-"""Dumps of architectures that are not read: named by their headers, or by Linux' own names."""
+"""Dumps of architectures that are not read: their headers, or Linux' own names, tell them."""
 
 import struct
 from pathlib import Path
@@ -39,7 +39,7 @@ def elf(order: str, bits: int, machine: int) -> bytes:
     ],
 )
 def test_by_the_header(order: str, bits: int, number: int, name: str, tmp_path: Path) -> None:
-    """Whatever the order of its bytes: zeros and data are told apart."""
+    """The header names the machine in either byte order; zeros and data are distinguished."""
     (tmp_path / "core").write_bytes(elf(order, bits, number))
     snapshot = open_snapshot(tmp_path / "core")
     assert snapshot.system is None
@@ -52,7 +52,7 @@ def test_by_the_header(order: str, bits: int, number: int, name: str, tmp_path: 
 
 @pytest.mark.parametrize("number", [3, 62, 183])
 def test_architectures_that_are_read(number: int, tmp_path: Path) -> None:
-    """They are named, too, but it is the system that is not known."""
+    """The architecture is named, and the sentence says that the system is unknown."""
     (tmp_path / "core").write_bytes(elf("<", 64, number))
     dump = open_dump(tmp_path / "core")
     machine = machine_of(dump)
@@ -66,7 +66,7 @@ def test_architectures_that_are_read(number: int, tmp_path: Path) -> None:
     [("ppc64le", "64-bit PowerPC"), ("s390x", "IBM Z"), ("armv7l", "32-bit ARM"), ("toaster", "")],
 )
 def test_by_the_names_of_a_system(told: str, name: str, tmp_path: Path) -> None:
-    """A raw dump has no header: struct new_utsname tells, and most copies of it are believed."""
+    """A raw dump has no header: most copies of struct new_utsname name the machine."""
 
     def names(machine: str) -> bytes:
         texts = ("Linux", "host", "6.1.0", "#1 SMP", machine, "(none)")

@@ -1,4 +1,4 @@
-"""Address spaces of a system that is not known, by what their page tables share."""
+"""Address spaces of an unknown system, by the common part of their page tables."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def tops_of(truth: LinuxTruth) -> set[int]:
 
 
 def test_raw_and_elf_of_one_moment(linux: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
-    """A stretch of firmware far above memory changes nothing."""
+    """A range of firmware far above memory changes nothing."""
     contents, truth = linux
     raw, core = tmp_path / "raw", tmp_path / "core"
     raw.write_bytes(contents)
@@ -56,7 +56,7 @@ def test_a_flipped_bit_in_a_top_level_table(
 
 
 def test_more_than_any_machine_has(linux: tuple[bytes, LinuxTruth], tmp_path: Path) -> None:
-    """Copies of a top-level table in most pages: some are believed, and it is said how many."""
+    """Most pages are copies of a top-level table: some are believed, and a remark counts them."""
     contents, truth = linux
     words = np.frombuffer(contents, "<u8").reshape(-1, 512).copy()
     top = max(tops_of(truth))

@@ -26,9 +26,9 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Dump:
 
 @pytest.fixture(scope="session")
 def filtered(dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Filtered:
-    """The same memory as makedumpfile's filter leaves it: a third of the pages is left out.
+    """The same memory after makedumpfile's filter: a third of the pages is left out.
 
-    These are pages of processes, free ones and zeros. What describes the machine stays.
+    These are processes' pages, free pages and zeros. Pages that describe the machine stay.
     """
     folder = tmp_path_factory.mktemp("filtered")
     memory = dump.path.with_suffix(".raw").read_bytes()
@@ -47,9 +47,9 @@ def filtered(dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Filtered:
 
 @pytest.fixture
 def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
-    """Opens a page's file in a fresh window, with options of Playwright's; all well to the end.
+    """Opens a page's file in a new window, with options of Playwright's.
 
-    Nothing may be asked of the network, no error thrown, no policy violated.
+    At the end, the page must not have requested anything, thrown an error or violated a policy.
     """
     contexts = []
     troubles: list[str] = []
@@ -65,7 +65,7 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
                 troubles.append(f"requested {url}")
 
         def said(text: str) -> None:
-            if "willReadFrequently" not in text:  # the tests read the canvas, the page does not
+            if "willReadFrequently" not in text:  # only the tests read the canvas
                 troubles.append(f"said {text}")
 
         page.on("request", lambda request: requested(request.url))
@@ -86,5 +86,5 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
 
 @pytest.fixture
 def page(open_page: Callable[..., "Page"], dump: Dump) -> "Page":
-    """The page of `dump`, as it is when it is opened."""
+    """The page of `dump`, freshly opened."""
     return open_page(dump.page)

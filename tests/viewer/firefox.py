@@ -1,10 +1,10 @@
-"""The system's Firefox for Playwright, which drives it by Firefox's own protocol (WebDriver BiDi).
+"""The system's Firefox for Playwright, driven by Firefox's own protocol (WebDriver BiDi).
 
     python -m tests.viewer.firefox ARGUMENTS
 
-Playwright sends one command on each new window that Firefox lacks: the choice between light and
-dark. This program starts Firefox, stands between the two, and answers this command itself, as done;
-Firefox stays light. All other messages go through unchanged.
+For each new window, Playwright sends a command that Firefox lacks: the choice between light and
+dark. This program starts Firefox, stands between the two, and answers this command as done; Firefox
+stays light. All other messages pass unchanged.
 """
 
 import json
@@ -20,11 +20,11 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 FIREFOX = ("firefox-esr", "firefox")
-"""What the browser's command may be called."""
+"""Possible names of the browser's command."""
 CHANNEL = "moz-firefox"
-"""What Playwright calls it when it is driven by this protocol."""
+"""Playwright's name for Firefox driven by this protocol."""
 PREFERENCES: dict[str, str | float | bool] = {"layout.css.prefers-color-scheme.content-override": 1}
-"""Light, whatever the system has."""
+"""Light, whatever the system prefers."""
 _LISTENS = re.compile(r"WebDriver BiDi listening on (ws://\S+)")
 _LACKING = "emulation.setMediaFeaturesOverride"
 
@@ -35,7 +35,7 @@ def command() -> str | None:
 
 
 def write_starter(path: Path) -> Path:
-    """Write a command that starts this program, for Playwright."""
+    """Write a command for Playwright that starts this program."""
     root = Path(__file__).resolve().parents[2]
     path.write_text(
         f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" -m tests.viewer.firefox "$@"\n',
@@ -46,7 +46,7 @@ def write_starter(path: Path) -> Path:
 
 
 def _forward(source: ClientConnection, target: ServerConnection) -> None:
-    """Hand on what Firefox says, until one of the two ends."""
+    """Pass on Firefox's messages, until one side ends."""
     try:
         for message in source:
             target.send(message)
@@ -55,7 +55,7 @@ def _forward(source: ClientConnection, target: ServerConnection) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Start Firefox and stand between, until it ends; returns its exit code."""
+    """Start Firefox and stand between, until Firefox ends; returns its exit code."""
     path = command()
     assert path
     process = subprocess.Popen([path, *arguments], stderr=subprocess.PIPE, text=True)
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.socket.getsockname()[1]
         print(f"WebDriver BiDi listening on ws://127.0.0.1:{port}", file=sys.stderr, flush=True)
-        for _ in process.stderr:  # a full pipe would stop it
+        for _ in process.stderr:  # a full pipe would stop Firefox
             pass
         return process.wait()
 

@@ -1,4 +1,4 @@
-"""Synthetic dumps, their pages, and what a test reads from a page in a browser."""
+"""Synthetic dumps, their pages, and values that tests read from a page in a browser."""
 
 import base64
 from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 HOLE = (3000, 700)
-"""First frame and frames that the dump does not hold."""
+"""First frame and number of frames that the dump does not hold."""
 
 SIZE = 32 * MIB
 WINDOW = {"width": 1280, "height": 860}
@@ -36,7 +36,7 @@ ABSENT, BOTH, USER, KERNEL, DATA, ZEROS, LEFT_OUT = (page_class.label for page_c
 
 @dataclass(frozen=True)
 class Dump:
-    """A synthetic dump, its truth, what the program makes of it, and the page."""
+    """A synthetic dump, its truth, the program's snapshot of it, and the page."""
 
     path: Path
     truth: Truth
@@ -52,9 +52,9 @@ class Dump:
 
     @cached_property
     def owners(self) -> dict[int, dict[tuple[int, str], str]]:
-        """By frame, the true owners (pid, name) and their first virtual address, in hexadecimal.
+        """By frame, the true owners (pid, name) and their first virtual addresses, in hexadecimal.
 
-        What all processes share is the kernel's, as pid -1.
+        Pages that all processes share belong to the kernel, as pid -1.
         """
         owners: dict[int, dict[tuple[int, str], tuple[bool, int]]] = {}
         notes, frames, virtuals = expanded(self.truth)
@@ -63,7 +63,7 @@ class Dump:
             who = (process.pid, printable(process.name)) if process else (-1, "kernel, for all")
             if process and process.exited:
                 continue
-            found = (not note["user"], virtual)  # user mode's first
+            found = (not note["user"], virtual)  # user mode first
             mine = owners.setdefault(frame, {})
             mine[who] = min(mine.get(who, found), found)
         return {
@@ -72,12 +72,12 @@ class Dump:
         }
 
     def frames_of(self, *pids: int) -> set[int]:
-        """The frames that these processes truly have."""
+        """The true frames of these processes."""
         return {frame for frame, mine in self.owners.items() if any(pid in pids for pid, _ in mine)}
 
 
 def make(folder: Path, **options: Any) -> Dump:
-    """Write a synthetic dump with a hole in it, and write its page."""
+    """Write a synthetic dump with a hole, and its page."""
     truth = forge(folder / "dump.raw", profiles()["Win7SP1x64"], size=SIZE, holes=[HOLE], **options)
     memory = (folder / "dump.raw").read_bytes()
     end = sum(HOLE) * PAGE_SIZE
@@ -91,10 +91,10 @@ def make(folder: Path, **options: Any) -> Dump:
 
 @dataclass(frozen=True)
 class Filtered(Dump):
-    """A dump without some pages that the machine has."""
+    """A dump that lacks some of the machine's pages."""
 
     left: npt.NDArray[np.int64]
-    """Their frames."""
+    """The frames of these pages."""
 
     @cached_property
     def classes(self) -> npt.NDArray[np.str_]:
@@ -105,7 +105,7 @@ class Filtered(Dump):
 
 
 def settle(page: "Page") -> None:
-    """Wait until all is drawn and nothing moves."""
+    """Wait until the page is drawn, and nothing moves."""
     page.evaluate(
         """async () => {
             const frame = () => new Promise((done) => requestAnimationFrame(done));
@@ -131,7 +131,7 @@ def is_firefox(page: "Page") -> bool:
 
 
 def put_on_paper(page: "Page") -> None:
-    """Let the page look as in print; in Firefox, which is not told to, by its own rules for it."""
+    """Let the page look as in print; Firefox lacks the command, so its print rules are applied."""
     if not is_firefox(page):
         page.emulate_media(media="print")
         return
@@ -144,9 +144,9 @@ def put_on_paper(page: "Page") -> None:
 
 
 def downloaded(page: "Page", act: Callable[[], None]) -> tuple[str, bytes]:
-    """Name and contents of the file that the page saves when something is done.
+    """Name and contents of the file that the page saves in an action.
 
-    Playwright is not told of files that Firefox saves: there, the page's own objects are asked.
+    Playwright is not told of Firefox's saved files, so the page's own objects are read there.
     """
     if not is_firefox(page):
         with page.expect_download() as coming:
@@ -175,7 +175,7 @@ def downloaded(page: "Page", act: Callable[[], None]) -> tuple[str, bytes]:
 
 
 def fragment_of(page: "Page") -> str:
-    """The link's fragment once it is written, a moment after the last move."""
+    """The link's fragment, which is written a moment after the last move."""
     settle(page)
     page.wait_for_timeout(400)
     fragment: str = page.evaluate("location.hash")
@@ -183,7 +183,7 @@ def fragment_of(page: "Page") -> str:
 
 
 def place(page: "Page", frame: int) -> tuple[float, float]:
-    """Where in the window the middle of a frame's cell is."""
+    """The middle of a frame's cell in the window."""
     x, y = page.evaluate(
         """(frame) => {
             const { left, top, size } = memviz.map.boxOf(frame);
@@ -214,7 +214,7 @@ def canvas(page: "Page") -> npt.NDArray[np.uint8]:
 def cells(page: "Page", shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """The colour in the middle of each cell of the whole map, shape (height, width, 4).
 
-    The map must be as it is when opened, all of it in view.
+    The map must be as it is when opened, completely in view.
     """
     settle(page)
     left, top, scale = page.evaluate("[...'xyk'].map((name) => memviz.map.transform[name])")
@@ -227,7 +227,7 @@ def cells(page: "Page", shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 def by_frame(page: "Page", dump: Dump, layout: str = "rows") -> npt.NDArray[np.uint8]:
     """The colour of each frame's cell, shape (frames, 3)."""
-    frames = arrange(np.arange(dump.truth.frames) + 1, layout)  # 0 is what no frame has
+    frames = arrange(np.arange(dump.truth.frames) + 1, layout)  # 0 means no frame
     found = cells(page, frames.shape)[..., :3]
     colours = np.empty((dump.truth.frames, 3), np.uint8)
     colours[frames[frames > 0] - 1] = found[frames > 0]
@@ -243,13 +243,13 @@ def lit(page: "Page", dump: Dump) -> set[int]:
 
 
 def card_of(page: "Page", frame: int) -> dict[str, Any]:
-    """What the card beside the pointer says when it points at a frame."""
+    """The text of the card when the pointer is at a frame."""
     page.mouse.move(*place(page, frame))
     return read_card(page, "#passing")
 
 
 def read_card(page: "Page", card: str) -> dict[str, Any]:
-    """A card's content, as it can be seen."""
+    """The visible text of a card."""
     assert page.locator(card).is_visible()
     terms = page.locator(f"{card} dt").all_inner_texts()
     owners = page.locator(f"{card} .owners li").evaluate_all(
@@ -279,7 +279,7 @@ def names_listed(page: "Page") -> list[str]:
 
 
 def shown_at(page: "Page", x: float, y: float) -> tuple[int, list[int]]:
-    """The frame at a place of the window by the map's transform, and the colour of the pixel."""
+    """The frame at a place of the window by the map's transform, and the pixel's colour."""
     frame, colour = page.evaluate(
         """([x, y]) => {
             const { map } = memviz;
@@ -296,7 +296,7 @@ def shown_at(page: "Page", x: float, y: float) -> tuple[int, list[int]]:
 
 
 def colour_of_card(page: "Page", card: str = "#passing") -> list[int]:
-    """The colour of the class that a card tells."""
+    """The colour of the class that a card names."""
     label = page.locator(f"{card} .class .label").inner_text()
     [page_class] = [page_class for page_class in PageClass if page_class.label == label]
     return list(PALETTES["default"][page_class])
@@ -316,7 +316,7 @@ def megabytes(pages: int) -> str:
 
 
 def expected_legend(counts: dict[str, int]) -> list[list[str]]:
-    """The same from true counts: shares are those of the pages that the dump holds."""
+    """The legend's rows by true counts; shares are of the pages that the dump holds."""
     held = sum(count for name, count in counts.items() if name not in (ABSENT, LEFT_OUT))
     rows = []
     for name, count in counts.items():
@@ -330,7 +330,7 @@ def expected_legend(counts: dict[str, int]) -> list[list[str]]:
 
 
 def go_to(page: "Page", kind: str, number: str, process: str | None = None) -> str:
-    """Use the form; returns what it answers."""
+    """Use the form for going somewhere; returns its answer."""
     page.select_option("#goto-kind", kind)
     if process:
         page.select_option("#goto-process", label=process)
@@ -348,7 +348,7 @@ def view(page: "Page") -> tuple[float, float, float]:
 
 
 def fitted(page: "Page", frames: int) -> float:
-    """Pixels of a page when all are in view: so many that the map fills the window but a margin."""
+    """Pixels of a page when the whole map is in view: it fills the window except for a margin."""
     box = page.locator("#map").bounding_box()
     assert box
     side = int(np.ceil(np.sqrt(frames)))
@@ -357,7 +357,7 @@ def fitted(page: "Page", frames: int) -> float:
 
 
 def assert_axe_finds_nothing(page: "Page") -> None:
-    """Skips where there is no axe-core, but fails if REQUIRE_AXE=1."""
+    """Run axe-core. Skips if it is missing, but fails if REQUIRE_AXE=1."""
     if not AXE.exists():
         do_without("REQUIRE_AXE", "no axe-core here (npm ci in .ci/javascript)")
     page.evaluate(AXE.read_text("utf-8"))
@@ -371,7 +371,7 @@ AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
 
 
 def lit_frames(page: "Page") -> set[int]:
-    """The frames that are lit, by the page's own word."""
+    """The lit frames, by the page's own data."""
     return set(
         page.evaluate(
             "[...memviz.map.tiles.shades].map((one, at) => one === 2 ? at : -1).filter(n => n >= 0)"

@@ -1,4 +1,4 @@
-"""The bytes in the page: the dump is opened in the browser, read, searched and saved there."""
+"""The bytes in the page: the browser opens the dump, reads, searches and saves it."""
 
 import base64
 import hashlib
@@ -51,12 +51,12 @@ Opener = Callable[..., "Page"]
 
 SECRET = "the spice must flow"
 WIDE_AT, CUT_AT, NARROW_AT = 5 * PAGE_SIZE + 100, 10 * PAGE_SIZE - 7, 40 * PAGE_SIZE + 4000
-"""Physical addresses of the secret: as UTF-16, over a page's end, and in another run."""
+"""Physical addresses of the secret: in UTF-16, across a page's end, and in another run."""
 HEX_AT = 33 * PAGE_SIZE + 1
 
 
 def contents(pages: int, seed: int) -> bytearray:
-    """Pages of noise that does not get smaller when it is packed, of noise that does, of zeros."""
+    """Pages of noise that cannot be packed, of noise that can, and of zeros."""
     rng = np.random.default_rng(seed)
     memory = np.zeros((pages, PAGE_SIZE), np.uint8)
     memory[::3] = rng.integers(256, size=(len(memory[::3]), PAGE_SIZE))
@@ -77,7 +77,7 @@ def pieces() -> list[tuple[int, bytes]]:
 
 
 def frames_of(written: Pieces) -> dict[int, bytes]:
-    """By frame, its bytes."""
+    """The bytes of each frame."""
     return {
         (address + start) // PAGE_SIZE: data[start : start + PAGE_SIZE]
         for address, data in written
@@ -110,7 +110,7 @@ class Opened:
 
 
 def made(folder: Path, name: str) -> Opened:
-    """Write the dump in the format of its name, and its page."""
+    """Write the dump in the format that its name tells, and its page."""
     path = folder / name
     FORMATS[name](path, pieces())
     memory_visualizer.open(path).to_html(folder / "page.html")
@@ -123,7 +123,7 @@ def lime(tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
 
 def give(page: "Page", path: Path) -> "Page":
-    """Give the page a file, and wait for its answer."""
+    """Give a file to the page, and wait for the answer."""
     page.locator("#bench-open").click()
     page.locator("#bench-file").set_input_files(path)
     page.wait_for_function(
@@ -134,7 +134,7 @@ def give(page: "Page", path: Path) -> "Page":
 
 
 def read(page: "Page", frame: int) -> bytes | str:
-    """The bytes of a frame as the page reads them, or its sentence on why there are none."""
+    """The bytes of a frame as the page reads them, or the sentence on missing bytes."""
     found: str = page.evaluate(
         """async (frame) => {
             try {
@@ -151,7 +151,7 @@ def read(page: "Page", frame: int) -> bytes | str:
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.many
 def test_every_page_of_the_dump(open_page: Opener, tmp_path: Path, name: str) -> None:
-    """The page reads what was written, at its place in the file, in each format."""
+    """In each format, each page has its written bytes at its place in the file."""
     opened = made(tmp_path, name)
     page = give(open_page(opened.page), opened.path)
     assert page.locator("#bench-name").inner_text().startswith(name)
@@ -166,14 +166,14 @@ def test_every_page_of_the_dump(open_page: Opener, tmp_path: Path, name: str) ->
             packed.append(frame)
         else:
             assert found == opened.frames.get(frame, bytes(PAGE_SIZE)), frame
-    # kdump packs what gets smaller by it; the other formats pack nothing.
+    # kdump packs pages that get smaller; the other formats pack none.
     smaller = [n for n, data in opened.frames.items() if len(zlib.compress(data)) < PAGE_SIZE]
     with_data = [frame for frame in smaller if any(opened.frames[frame])]
     assert packed == (with_data if name == "dump.kdump" else [])
 
 
 def test_a_raw_file_of_a_packed_dump(open_page: Opener, tmp_path: Path) -> None:
-    """The sentence names the command; its result can be opened, and shows every page."""
+    """The sentence names the command; the page opens the command's result, and shows every page."""
     opened = made(tmp_path, "dump.kdump")
     raw = tmp_path / "out.raw"
     assert main(["convert", str(opened.path), "-o", str(raw)]) == 0
@@ -187,7 +187,7 @@ def test_a_raw_file_of_a_packed_dump(open_page: Opener, tmp_path: Path) -> None:
 
 
 def test_what_is_another_dump(open_page: Opener, lime: Opened, tmp_path: Path) -> None:
-    """By its size, or by its contents; the page says which, and shows nothing of it."""
+    """Size or contents tell another dump; the page says which, and shows no bytes of it."""
     page = open_page(lime.page)
     (tmp_path / "short.lime").write_bytes(lime.path.read_bytes()[:-1])
     give(page, tmp_path / "short.lime")
@@ -229,7 +229,7 @@ def test_dropped_on_the_map(open_page: Opener, lime: Opened) -> None:
 
 
 def test_only_what_is_looked_at_is_read(open_page: Opener, lime: Opened) -> None:
-    """The samples when the file is opened, then one page at a time."""
+    """Opening reads the samples, and then each page is read alone."""
     page = open_page(lime.page)
     page.evaluate(
         """() => {
@@ -250,7 +250,7 @@ def test_only_what_is_looked_at_is_read(open_page: Opener, lime: Opened) -> None
 
 
 def test_bytes_where_the_machine_has_no_memory(open_page: Opener, tmp_path: Path) -> None:
-    """A raw file has bytes there: they are shown, searched and saved like any."""
+    """A raw file has bytes there, which are shown, searched and saved like others."""
     path = tmp_path / "dump.raw"
     forge_linux(path, "6.1", hole=True)
     hole = path.stat().st_size // 2
@@ -279,7 +279,7 @@ def pin(page: "Page", frame: int) -> None:
 
 @both_browsers
 def test_hexadecimal_and_text(open_page: Opener, lime: Opened) -> None:
-    """As xxd shows it; mouse and keys select, and the selection is copied."""
+    """Bytes are shown as by xxd; mouse and keys select, and the selection is copied."""
     page = give(open_page(lime.page), lime.path)
     pin(page, 5)
     lines = page.locator("#hex .hex-row").evaluate_all(
@@ -291,7 +291,7 @@ def test_hexadecimal_and_text(open_page: Opener, lime: Opened) -> None:
         assert int(address, 16) == 5 * PAGE_SIZE + 16 * number
         assert bytes.fromhex(numbers) == row
         assert text == "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in row)
-    # The first letter of the secret is the byte 100 = 6 * 16 + 4 of the page.
+    # The secret's first letter is byte 100 = 6 * 16 + 4 of the page.
     box = page.locator("#hex .hex-row").nth(6).locator(".hex").bounding_box()
     assert box
     page.mouse.click(box["x"] + 12.5 / 50 * box["width"], box["y"] + box["height"] / 2)
@@ -324,7 +324,7 @@ def test_hexadecimal_and_text(open_page: Opener, lime: Opened) -> None:
 def find(
     page: "Page", kind: str, what: str | int, scope: str = "dump"
 ) -> list[tuple[int, str, str]]:
-    """Search, and return the hits of the list: address, text with its surroundings, kind."""
+    """Search, and return the listed hits: address, text with context, kind."""
     page.get_by_role("tab", name="Find").click()
     page.select_option("#find-kind", kind)
     page.select_option("#find-scope", scope)
@@ -339,7 +339,7 @@ def find(
 
 @both_browsers
 def test_find_text(open_page: Opener, lime: Opened) -> None:
-    """In both encodings, over the end of a page; the pages that hold it are lit."""
+    """Both encodings are found, also across a page's end; the pages with hits are lit."""
     page = give(open_page(lime.page), lime.path)
     hits = find(page, "text", SECRET)
     assert [(at, kind) for at, _, kind in hits] == [
@@ -355,7 +355,7 @@ def test_find_text(open_page: Opener, lime: Opened) -> None:
     page.locator("#hits tbody tr").nth(1).click()
     page.wait_for_function("() => memviz.bench.hex.bytes && memviz.state.pin === 9")
     assert page.evaluate("memviz.bench.hex.selection") == [PAGE_SIZE - 7, PAGE_SIZE]
-    # What is lit can be searched again, and stays lit until it is dropped.
+    # The pages stay lit, and can be searched again, until their chip is clicked.
     page.locator("#lit .chip").click()
     assert len(lit_frames(page)) == page.evaluate("memviz.model.frames")
 
@@ -371,7 +371,7 @@ def test_find_bytes(open_page: Opener, lime: Opened) -> None:
 
 
 def test_long_stretches_of_zeros_are_not_read(open_page: Opener, tmp_path: Path) -> None:
-    """But what begins or ends in them is found."""
+    """Zeros are skipped, but hits at their edges are found."""
     path = tmp_path / "dump.raw"
     memory = bytearray(8 * PAGE_SIZE)
     memory[PAGE_SIZE - 3 : PAGE_SIZE] = b"END"
@@ -388,7 +388,7 @@ def test_long_stretches_of_zeros_are_not_read(open_page: Opener, tmp_path: Path)
 
 @pytest.mark.parametrize("least", [4, 12])
 def test_strings_of_a_page(open_page: Opener, lime: Opened, least: int) -> None:
-    """Those that Python's regular expressions find there."""
+    """The strings equal those of Python's regular expressions."""
     page = give(open_page(lime.page), lime.path)
     pin(page, 5)
     memory = lime.frames[5]
@@ -403,7 +403,7 @@ def test_strings_of_a_page(open_page: Opener, lime: Opened, least: int) -> None:
 
 
 def test_strings_of_a_process(open_page: Opener, dump: Dump) -> None:
-    """In the order of virtual addresses, over the ends of pages; of no other pages."""
+    """Strings come in virtual order, also across pages, and from no other pages."""
     page = give(open_page(dump.page), dump.path)
     assert find(page, "strings", 6, "processes") == []
     assert "No process is chosen" in page.locator("#find-answer").inner_text()
@@ -427,7 +427,7 @@ def test_strings_of_a_process(open_page: Opener, dump: Dump) -> None:
 
 
 def test_a_search_can_be_stopped(open_page: Opener, lime: Opened) -> None:
-    """What was found until then stays."""
+    """The hits until then stay."""
     page = give(open_page(lime.page), lime.path)
     page.get_by_role("tab", name="Find").click()
     page.fill("#find-text", "anything")
@@ -454,7 +454,7 @@ def test_many_hits_are_counted_but_not_all_kept(open_page: Opener, tmp_path: Pat
 
 
 def test_hostile_bytes_stay_text(open_page: Opener, tmp_path: Path) -> None:
-    """Markup in the dump is shown, not interpreted; the fixture would hear of any effect."""
+    """Markup in the dump is shown as text; the fixture would notice any effect."""
     markup = b"</td></script><script>alert(1)</script><img src=x onerror=alert(2)>"
     path = tmp_path / "dump.raw"
     path.write_bytes(markup.ljust(4 * PAGE_SIZE, b"\0"))
@@ -484,7 +484,7 @@ def saved(page: "Page", scope: str, label: str = "") -> tuple[dict[str, Any], by
 
 
 def test_strings_of_a_class(open_page: Opener, dump: Dump) -> None:
-    """Chosen in the legend: the list of pages to search names it, and hits are in its pages."""
+    """A class chosen in the legend can be searched, and all hits are in its pages."""
     page = give(open_page(dump.page), dump.path)
     page.get_by_role("tab", name="Find").click()
     chosen = page.locator("#find-scope option[value=shown]")
@@ -502,7 +502,7 @@ def test_strings_of_a_class(open_page: Opener, dump: Dump) -> None:
 
 @both_browsers
 def test_saved_pages(open_page: Opener, lime: Opened) -> None:
-    """The pinned page, and the pages that are lit, are those of the dump."""
+    """The pinned page and the lit pages are saved with their bytes."""
     page = give(open_page(lime.page), lime.path)
     pin(page, 5)
     manifest, memory = saved(page, "page")
@@ -521,7 +521,7 @@ def test_saved_pages(open_page: Opener, lime: Opened) -> None:
 
 
 def test_saved_process(open_page: Opener, dump: Dump) -> None:
-    """All pages of a process by their virtual addresses, also those at several addresses."""
+    """All pages of a process are saved by virtual addresses, also pages with several."""
     page = give(open_page(dump.page), dump.path)
     process = next(one for one in dump.snapshot.processes if one.name == "lsass.exe")
     manifest, memory = saved(page, "process", f"{process.pid} lsass.exe")
@@ -544,7 +544,7 @@ def test_saved_process(open_page: Opener, dump: Dump) -> None:
 
 
 def test_numbers_lead_to_pages(open_page: Opener, dump: Dump) -> None:
-    """A pointer in a process's page leads to the page that the process has there."""
+    """A pointer in a process's page leads to that process's page."""
     page = give(open_page(dump.page), dump.path)
     user = {
         frame: owners
@@ -586,7 +586,7 @@ def test_a_page_that_was_made_without_the_dump(
 
 
 def test_the_policy_binds_workers(browser: "Browser", lime: Opened) -> None:
-    """Not even a worker that somebody else's script made could tell anybody."""
+    """Even a worker from a foreign script cannot reach the network."""
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
     context = browser.new_context()
@@ -615,14 +615,14 @@ def test_the_policy_binds_workers(browser: "Browser", lime: Opened) -> None:
         f"http://127.0.0.1:{server.getsockname()[1]}/",
     )
     context.close()
-    with server, pytest.raises(BlockingIOError):  # nobody has called
+    with server, pytest.raises(BlockingIOError):  # there was no call
         server.accept()
     assert (tried["fetch"], tried["script"]) == ("failed", "failed")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing(open_page: Opener, lime: Opened, width: int, scheme: str) -> None:
-    """Before the dump is open, with its bytes, and with hits; nothing is wider than the screen."""
+    """No finding before the dump is open, with bytes, or with hits; no part exceeds the screen."""
     viewport = {"width": width, "height": 860}
     page = open_page(lime.page, "#pin=5", viewport=viewport, color_scheme=scheme)
     page.keyboard.press("b")

@@ -1,4 +1,4 @@
-"""What is under the pointer: in a real browser, what a person sees there is the truth."""
+"""The card under the pointer tells the truth, in a real browser."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,7 +68,7 @@ def test_hover_tells_the_truth(page: "Page", dump: Dump, name: str, layout: str)
 
 
 def test_every_owner_of_every_page(page: "Page", dump: Dump) -> None:
-    """The whole table behind the cards, and all protections, as the engine has them."""
+    """The table behind the cards and all protections equal the engine's."""
     rows = page.evaluate(
         """() => [...memviz.model.page.keys()].flatMap((frame) => memviz.model.owners.of(frame)
             .map(({ process, virtual }) => [frame, memviz.about.processes[process]?.pid ?? -1,
@@ -97,7 +97,7 @@ def test_click_pins_and_copies(open_page: Callable[..., "Page"], dump: Dump) -> 
     assert page.evaluate("navigator.clipboard.readText()") == hex(frame * PAGE_SIZE)
     page.locator("#pinned .owners .copy").nth(1).click()
     assert page.evaluate("navigator.clipboard.readText()") in dump.owners[frame].values()
-    # It stays while the pointer moves on, and goes with Escape, a second click or its button.
+    # The card stays while the pointer moves on; Escape, a second click or its button closes it.
     card_of(page, 1)
     assert read_card(page, "#pinned")["address"] == hex(frame * PAGE_SIZE)
     page.keyboard.press("Escape")
@@ -115,8 +115,8 @@ def test_click_pins_and_copies(open_page: Callable[..., "Page"], dump: Dump) -> 
 
 @both_browsers
 def test_the_card_follows_what_is_under_the_pointer(page: "Page", dump: Dump) -> None:
-    """However the map moves: by keys, by a link, by going somewhere, to another layout."""
-    x, y = (at + 2.5 for at in place(page, 4000))  # not at an edge, however the map moves
+    """The card changes with any move of the map: keys, links, go to, and other layouts."""
+    x, y = (at + 2.5 for at in place(page, 4000))  # not at an edge, so all moves are possible
     page.mouse.move(x, y)
 
     def moved() -> str:
@@ -161,7 +161,7 @@ def test_the_card_follows_what_is_under_the_pointer(page: "Page", dump: Dump) ->
 def test_card_click_and_pixel_agree(
     open_page: Callable[..., "Page"], dump: Dump, ratio: float, view: str
 ) -> None:
-    """At any place, a fraction of a pixel included, on scaled displays, and far away, too."""
+    """They agree at any fraction of a pixel, on scaled displays, and for small scales."""
     page = open_page(dump.page, view, device_scale_factor=ratio)
     box = page.locator("#map").bounding_box()
     assert box
@@ -171,7 +171,7 @@ def test_card_click_and_pixel_agree(
     settle(page)
     left, top, scale = page.evaluate("[...'xyk'].map((name) => memviz.map.transform[name])")
     rng = np.random.default_rng(5)
-    has_whole_pixels = is_firefox(page)  # in what its protocol sends
+    has_whole_pixels = is_firefox(page)  # its protocol sends whole pixels only
     told = 0
     for _ in range(25):
         x, y = (
@@ -203,7 +203,7 @@ def test_card_click_and_pixel_agree(
 def test_all_addresses_of_a_page(
     open_page: Callable[..., "Page"], tmp_path: Path, dump: Dump
 ) -> None:
-    """On the pinned card: each address of each process, whether its first there or not."""
+    """A pinned card lists each address of each process, not only the first."""
     rows = dump.snapshot.mappings
     space = int(rows.space[rows.space >= 0][0])
     [mine] = [np.flatnonzero((rows.space == space) & rows.is_user)[:1]]
@@ -235,7 +235,7 @@ def test_all_addresses_of_a_page(
 
 
 def test_addresses_of_the_kernel_of_linux(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
-    """Translated by the kernel's own tables, though no process has them."""
+    """The kernel's own tables translate them, though no process has them."""
     truth = forge_linux(tmp_path / "dump", "6.1")
     memory_visualizer.open(tmp_path / "dump").to_html(tmp_path / "page.html")
     page = open_page(tmp_path / "page.html")

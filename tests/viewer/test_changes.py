@@ -1,4 +1,4 @@
-"""The page of a difference: what its data, its map, its card and its lists tell, by the notes."""
+"""The page of a difference: data, map, card and lists agree with the notes."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ Opener = Callable[..., "Page"]
 
 @dataclass(frozen=True)
 class Opened:
-    """A series, its page, and the page's data, unpacked here."""
+    """A series, its page, and the page's data, which are unpacked here."""
 
     series: Series
     path: Path
@@ -55,7 +55,7 @@ class Opened:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Everything beside the columns."""
+        """All data but the columns."""
         [found] = re.findall(
             r'<script type="application/json" id="about">(.*?)</script>', self.text
         )
@@ -63,7 +63,7 @@ class Opened:
         return about
 
     def column(self, name: str) -> npt.NDArray[np.int64]:
-        """A column, put together from its planes."""
+        """A column, assembled from its planes."""
         [packed] = re.findall(rf'id="column-{name}">([^<]*)<', self.text)
         count, width = self.about["columns"][name]
         planes = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8)
@@ -105,7 +105,7 @@ def moments(windows_series: Series) -> list[Moment]:
 
 @pytest.mark.parametrize("system", ["windows_series", "linux_series"])
 def test_data(system: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Changes, classes and owners of every page in every dump, as noted."""
+    """Changes, classes and owners of every page in every dump are as noted."""
     opened = made(request.getfixturevalue(system), tmp_path)
     about, steps = opened.about, opened.series.steps
     known = [steps[0].before, *(step.after for step in steps)]
@@ -129,7 +129,7 @@ def test_data(system: str, request: pytest.FixtureRequest, tmp_path: Path) -> No
 
 
 def test_a_page_loads_nothing_and_is_small(opened: Opened) -> None:
-    """Its own part has at most 250 KiB; what changes between two dumps is all that a dump adds."""
+    """The page's own part has at most 250 KiB, and each dump adds only its changes."""
     data = sum(map(len, re.findall('<script type="application/octet-stream".*', opened.text)))
     assert len(opened.text.encode()) - data < 250 * 1024
     assert not re.search(r'(?:src|href)="(?!data:)', opened.text)
@@ -190,7 +190,7 @@ def codes_of(words: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
 
 @both_browsers
 def test_colours_of_changes(open_page: Opener, opened: Opened) -> None:
-    """Each page has the colour of its change; over all steps, that of the strongest."""
+    """Each page has its change's colour; over all steps, the strongest change's."""
     assert_colours(open_page(opened.path), opened, CHANGE_PALETTES["default"])
 
 
@@ -215,7 +215,7 @@ def assert_colours(page: "Page", opened: Opened, palette: Mapping[Change, Colour
 
 @both_browsers
 def test_before_and_after(open_page: Opener, opened: Opened) -> None:
-    """Classes, bright where something changed; a key flips, and shows while it is held."""
+    """Classes are bright if changed; a key switches, and shows the other dump while held."""
     page = open_page(opened.path, "#dump=2&view=before")
     codes, step = codes_of(opened.words[0]), opened.series.steps[0]
     labels = [page_class.label for page_class in PageClass]
@@ -251,7 +251,7 @@ def classes_of(opened: Opened) -> list[str]:
 
 @both_browsers
 def test_the_slider(open_page: Opener, opened: Opened) -> None:
-    """Arrow keys lead from dump to dump; a screen reader hears the times."""
+    """Arrow keys step through the dumps; a screen reader hears the times."""
     page = open_page(opened.path)
     slider = page.get_by_role("slider", name="Dump, in the order of time")
     assert "All 3 dumps" in str(slider.get_attribute("aria-valuetext"))
@@ -275,7 +275,7 @@ def test_the_slider(open_page: Opener, opened: Opened) -> None:
 
 
 def test_next_and_previous(open_page: Opener, opened: Opened) -> None:
-    """From one changed page to the next, of the kinds that the legend shows."""
+    """The keys step through changed pages of the kinds that the legend shows."""
     page = open_page(opened.path, "#dump=2")
     codes = codes_of(opened.words[0])
     page.get_by_role("button", name="Only became executable").click(force=True)
@@ -289,12 +289,12 @@ def test_next_and_previous(open_page: Opener, opened: Opened) -> None:
     assert page.locator("#lit").inner_text().startswith(f"{len(frames)} pages")
 
 
-# -- what is told ------------------------------------------------------------------------------
+# -- texts ---------------------------------------------------------------------------------------
 
 
 @both_browsers
 def test_history_of_a_page(open_page: Opener, opened: Opened) -> None:
-    """Of each kind of change one page: its words, and its owners by name."""
+    """A page of each kind of change has its words, and its owners by name."""
     page = open_page(opened.path, "#dump=2")
     step = opened.series.steps[0]
     for word in sorted(set(opened.words[0].tolist()) - {"ABSENT"}):
@@ -324,7 +324,7 @@ def test_history_of_a_page(open_page: Opener, opened: Opened) -> None:
 
 
 def test_lists(open_page: Opener, opened: Opened) -> None:
-    """Processes and moves of owners; a chosen one lights its pages."""
+    """A chosen process, or move of owners, lights up its pages."""
     page = open_page(opened.path, "#dump=2")
     step = opened.series.steps[0]
     came = step.after.pages.keys() - step.before.pages.keys()
@@ -363,7 +363,7 @@ def shaded(page: "Page") -> list[int]:
 
 
 def test_names_stay_text(open_page: Opener, moments: list[Moment], tmp_path: Path) -> None:
-    """Markup in names of processes and dumps, and dumps that are not of one machine."""
+    """Names with markup are text, also in a series of dumps of different machines."""
     markup = "</script><img src=x onerror=alert(1)><b>x</b>"
     named = [
         replace(one, processes=tuple(replace(process, name=markup) for process in one.processes))
@@ -393,7 +393,7 @@ def test_names_stay_text(open_page: Opener, moments: list[Moment], tmp_path: Pat
 
 
 def test_any_address(open_page: Opener, opened: Opened) -> None:
-    """What the address says is checked."""
+    """Values from the address are checked."""
     page = open_page(opened.path, "#dump=99&view=<b>&off=1e9,-1,77&pin=ffffffff&layout=x&all=2")
     state = page.evaluate("({ ...memviz.state, off: [...memviz.state.off] })")
     assert state["view"] == "change"
@@ -408,7 +408,7 @@ def test_any_address(open_page: Opener, opened: Opened) -> None:
 def test_axe_finds_nothing(
     open_page: Opener, opened: Opened, width: int, height: int, scheme: str
 ) -> None:
-    """The rules of axe-core (Deque), with a pinned page and the side open; nothing is too wide."""
+    """No rule of axe-core (Deque) fails with a pinned page and the side open; all parts fit."""
     frame = int(np.flatnonzero(opened.words[0] == "OWNER")[0])
     page = open_page(
         opened.path,

@@ -1,4 +1,4 @@
-"""Processes and the legend: what is chosen is lit, counted and saved."""
+"""Processes and the legend: chosen pages are lit, counted and saved."""
 
 import csv
 import io
@@ -53,13 +53,13 @@ def test_choosing_a_process_lights_exactly_its_pages(page: "Page", dump: Dump) -
     processes = {process.name: process.pid for process in dump.truth.processes}
     choose(page, "lsass.exe")
     assert lit(page, dump) == dump.frames_of(processes["lsass.exe"])
-    choose(page, "rootkit.exe")  # one more
+    choose(page, "rootkit.exe")  # added
     assert lit(page, dump) == dump.frames_of(processes["lsass.exe"], processes["rootkit.exe"])
-    choose(page, "lsass.exe")  # no more
+    choose(page, "lsass.exe")  # removed
     assert lit(page, dump) == dump.frames_of(processes["rootkit.exe"])
     page.get_by_role("button", name="Clear 1").click()
     assert lit(page, dump) == everything
-    choose(page, "setup.exe")  # has exited: has no pages
+    choose(page, "setup.exe")  # it has ended, and has no pages
     assert lit(page, dump) == set()
 
 
@@ -86,7 +86,7 @@ def test_list_of_processes(page: "Page", dump: Dump) -> None:
         for process, mine, others in zip(dump.snapshot.processes, private, shared, strict=True)
     ]
     assert page.locator("#process-count").inner_text() == "14 · 1 unlinked · 1 exited"
-    # The unlinked one stands out, in words and in looks.
+    # The unlinked process differs in words and in looks.
     unlinked = page.locator("#process-rows tr.unlinked")
     assert unlinked.locator(".name").inner_text() == "rootkit.exe"
     assert unlinked.locator(".badge").inner_text() == "unlinked"
@@ -102,7 +102,7 @@ def test_sorting(page: "Page", dump: Dump) -> None:
     assert page.locator("#processes th[aria-sort=ascending]").inner_text().startswith("Name")
     page.locator("#processes").get_by_role("button", name="Name").click()
     assert [name.lower() for name in names_listed(page)] == by_name[::-1]
-    page.locator("#processes").get_by_role("button", name="Private").click()  # the most first
+    page.locator("#processes").get_by_role("button", name="Private").click()  # descending
     counts = page.locator("#process-rows td:nth-child(3)").all_inner_texts()
     numbers = [int(count.replace(",", "")) for count in counts]
     assert numbers == sorted(dump.snapshot.pages_of_processes()[:, 0].tolist(), reverse=True)
@@ -112,7 +112,7 @@ def test_search(page: "Page", dump: Dump) -> None:
     page.keyboard.press("/")
     page.keyboard.type("SVC")
     assert set(names_listed(page)) == {"svchost.exe"}
-    page.keyboard.press("Enter")  # lights up all that match
+    page.keyboard.press("Enter")  # lights up all matches
     pids = [process.pid for process in dump.truth.processes if process.name == "svchost.exe"]
     assert len(pids) > 1
     assert lit(page, dump) == dump.frames_of(*pids)
@@ -133,13 +133,13 @@ def test_arrows_walk_the_list_of_processes(page: "Page") -> None:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
     assert [box.is_checked() for box in boxes.all()][:3] == [False, True, False]
-    page.keyboard.press("ArrowDown")  # the focus is still where it was
+    page.keyboard.press("ArrowDown")  # the focus has stayed
     page.keyboard.press("Space")
     assert [box.is_checked() for box in boxes.all()][:3] == [False, True, True]
 
 
 def test_the_legend_follows_what_is_chosen(page: "Page", dump: Dump) -> None:
-    """Counts and shares are of the chosen process, and of what other legends leave."""
+    """Counts and shares are of the chosen process, within the filters of other legends."""
     choose(page, "lsass.exe")
     [pid] = [process.pid for process in dump.truth.processes if process.name == "lsass.exe"]
     mine = np.isin(np.arange(dump.truth.frames), list(dump.frames_of(pid)))
@@ -166,7 +166,7 @@ def test_the_legend_follows_what_is_chosen(page: "Page", dump: Dump) -> None:
 def test_private_user_writable_and_executable(
     open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path
 ) -> None:
-    """Filters of several legends together: a count, the next and the previous page, a table."""
+    """Filters of several legends combine: a count, the next and the previous page, a table."""
     access = dump.snapshot.access & ~np.uint8(MAY_WRITE)
     alone = [frame for frame, mine in dump.owners.items() if len(mine) == 1]
     private = sorted(frame for frame in alone if dump.classes[frame] == USER)
@@ -206,7 +206,7 @@ def test_private_user_writable_and_executable(
         assert row["physical"] == hex(frame * PAGE_SIZE)
         assert (row["class"], row["protection"]) == (USER, "user rwx")
         assert row["owners"] == f"{name} ({pid}) {virtual}"
-    # The filters are in the link, and go one by one.
+    # The link has the filters, and they are removed one by one.
     other = open_page(tmp_path / "page.html", fragment_of(page))
     assert "3 pages (12 KiB) lit" in other.locator("#lit").inner_text()
     bar.get_by_role("button", name="one process alone").click()
@@ -232,7 +232,7 @@ def test_legend_switches_classes(page: "Page", dump: Dump) -> None:
 
 
 def test_entropy_is_a_scale(page: "Page", dump: Dump) -> None:
-    """One bar from little to much, whose steps can be switched off."""
+    """Entropy has one bar of steps from low to high, which can be switched off."""
     page.select_option("#color", "entropy")
     steps = page.locator(".scale .step")
     colours = steps.evaluate_all("(all) => all.map((one) => one.style.backgroundColor)")
@@ -253,7 +253,7 @@ def test_entropy_is_a_scale(page: "Page", dump: Dump) -> None:
 def test_a_palette_that_does_not_apply_says_so(
     open_page: Callable[..., "Page"], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the page and on the command line; other colourings change."""
+    """The page and the command line say so, while other colourings change."""
     forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=SIZE, database=True)
     out = ["-o", str(tmp_path / "a.png"), "--html", str(tmp_path / "page.html")]
     options = ["--palette", "colour-blind", "--color-by", "use"]

@@ -1,4 +1,4 @@
-"""The columns of the page, unpacked again, against what the mappings say one by one."""
+"""The unpacked columns of the page, against the mappings one by one."""
 
 import zlib
 from pathlib import Path
@@ -33,7 +33,7 @@ _ROWS = st.lists(
     ),
     max_size=30,
 )
-"""Space, number of the page of address space, frame, frames, and whether user mode has it."""
+"""Space, page number of the virtual address, frame, number of frames, and whether for user mode."""
 
 
 def numbers(column: Column) -> list[int]:
@@ -48,7 +48,7 @@ def numbers(column: Column) -> list[int]:
 @pytest.mark.parametrize("largest", [0, 1, 255, 256, 65_535, 1 << 24, (1 << 52) - 1])
 @pytest.mark.parametrize("type_", [np.uint8, np.uint32, np.int64])
 def test_pack(largest: int, type_: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many planes as the largest number needs; however few are packed at once."""
+    """The largest number tells the number of planes; small batches give the same."""
     if largest > np.iinfo(type_).max:
         largest = int(np.iinfo(type_).max)
     values: NDArray[Any] = np.linspace(0, largest, 100).astype(type_)
@@ -59,7 +59,7 @@ def test_pack(largest: int, type_: type, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_pack_scattered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A column that is 0 in most places is packed as if all its numbers were given."""
+    """A column of mostly zeros is packed as if all its numbers were given."""
     place = np.array([0, 6, 7, 20, 99])
     number = np.array([1, 70_000, 2, 3, 1 << 40])
     whole = np.zeros(100, np.int64)
@@ -87,7 +87,7 @@ def snapshot_of(path: Path, rows: list[tuple[int, int, int, int, bool]]) -> Snap
 
 
 def test_nobody_has_a_page(tmp_path: Path) -> None:
-    """As in a dump of an unknown system: there are no stretches, and no sets."""
+    """A dump of an unknown system has neither runs nor sets of owners."""
     (tmp_path / "dump").write_bytes(bytes(FRAMES * PAGE_SIZE))
     dump = open_dump(tmp_path / "dump")
     columns, held_by = owner_columns(of_mappings(dump, dump.zero_frames(), Mappings.join([])))
@@ -100,7 +100,7 @@ def test_nobody_has_a_page(tmp_path: Path) -> None:
 def test_owners_of_every_page(
     tmp_path: Path, rows: list[tuple[int, int, int, int, bool]], at_once: int
 ) -> None:
-    """Each process has a page once, at its first address, as a user's before the kernel's."""
+    """Each process has a page once, at its first address; user mode comes before the kernel."""
     best: dict[tuple[int, int], tuple[bool, int]] = {}
     for space, page, first, frames, user in rows:
         is_kernel = not user or space == SHARED

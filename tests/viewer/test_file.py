@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("stretch", [1, 256])
 def test_size(tmp_path: Path, stretch: int) -> None:
-    """Six bytes a mapped page and 300 KiB, also where no two frames stay together.
+    """At most six bytes a mapped page and 300 KiB, even if no two frames stay together.
 
-    The first for data, the second for all else, so that it does not hang on the dump's size.
+    The first part is for data, the second for all else, so it does not depend on the dump's size.
     """
     path = tmp_path / "dump"
     profile = profiles()["Win10x64_17763"]
     forge(path, profile, size=256 * MIB, processes=40, stretch=stretch)
     snapshot = memory_visualizer.open(path)
-    # Entropies are for all pages, mapped or not: with them only where frames stay together.
+    # Entropies are for all pages, mapped or not, so they are only added if frames stay together.
     measured = entropy(snapshot.dump) if stretch > 1 else None
     viewer.write_page(tmp_path / "page.html", snapshot, entropy=measured)
     text = (tmp_path / "page.html").read_text()
@@ -44,7 +44,7 @@ def test_size(tmp_path: Path, stretch: int) -> None:
 def test_command_line(
     open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The page opens as the options say; the same bytes each time; whole or not at all."""
+    """The page opens as the options say; bytes repeat; the file is whole or missing."""
     out = tmp_path / "page.html"
     arguments = [str(dump.path), "-o", str(tmp_path / "a.png"), "--html"]
     visitors = ["--layout", "hilbert", "--color-by", "entropy", "--palette", "colour-blind"]
@@ -70,7 +70,7 @@ def test_command_line(
 
 
 def test_pictures_of_the_page(browser: "Browser", tmp_path: Path) -> None:
-    """Those in docs/images can be taken again, and are small enough to be shown."""
+    """The pictures in docs/images can be taken again, and are small enough for a document."""
     for path in take(browser, tmp_path):
         shown = ROOT / "docs/images" / path.name
         with Image.open(path) as taken, Image.open(shown) as kept:

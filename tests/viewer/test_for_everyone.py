@@ -1,4 +1,4 @@
-"""For everyone: names, contrast, keys, paper, small screens."""
+"""Accessibility: names, contrast, keys, paper, small screens."""
 
 import re
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_every_control_has_a_name(page: "Page") -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read(open_page: Callable[..., "Page"], dump: Dump, scheme: str) -> None:
-    """WCAG 2.1's contrast of 4.5 to 1 for all text, in light and dark."""
+    """All text has WCAG 2.1's contrast of 4.5 to 1, in light and dark."""
     page = open_page(dump.page, color_scheme=scheme)
     page.mouse.click(*place(page, 40))
     found = page.evaluate(
@@ -69,7 +69,7 @@ def test_text_can_be_read(open_page: Callable[..., "Page"], dump: Dump, scheme: 
 
 @pytest.mark.parametrize("palette", PALETTES)
 def test_dark_is_dark(open_page: Callable[..., "Page"], dump: Dump, palette: str) -> None:
-    """The map, too: zeros are dark; legend and map have the colours of the dark palette."""
+    """Zeros in the map are dark, and legend and map have the dark palette's colours."""
     page = open_page(dump.page, f"#palette={palette}", color_scheme="light")
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
@@ -90,7 +90,7 @@ def test_dark_is_dark(open_page: Callable[..., "Page"], dump: Dump, palette: str
 
 @both_browsers
 def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
-    """The first stop leads to the map; lists are one stop each, and arrows walk in them."""
+    """The first stop leads to the map; each list is one stop, in which arrows move."""
     wanted = {
         "skip",
         "layout",
@@ -104,7 +104,7 @@ def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
     }
     wanted |= {"strip", "zoom-in", "zoom-out", "zoom-fit", "entry-0"}
     met: list[str] = []
-    while "strip" not in met and len(met) < 32:  # the browser's own buttons follow
+    while "strip" not in met and len(met) < 32:  # the browser's own buttons come next
         page.keyboard.press("Tab")
         name, outline = page.evaluate(
             """() => [document.activeElement.id,
@@ -135,7 +135,7 @@ def test_tab_reaches_everything_and_shows_where_it_is(page: "Page") -> None:
 
 @both_browsers
 def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
-    """Map, strip, legend and processes on paper; nothing to click."""
+    """Paper has map, strip, legend and processes, and no controls."""
     page = open_page(dump.page, color_scheme="dark")
     put_on_paper(page)
     for part in ("h1", "#map", "#strip", "#legend-entries .label", "#process-rows .name"):
@@ -167,7 +167,7 @@ def test_print(open_page: Callable[..., "Page"], dump: Dump) -> None:
 def test_axe_finds_nothing(
     open_page: Callable[..., "Page"], dump: Dump, width: int, height: int, scheme: str
 ) -> None:
-    """The rules of axe-core (Deque), with a pinned page, chosen processes, and the side open."""
+    """No rule of axe-core (Deque) fails with a pinned page, chosen processes, and the side open."""
     frame = max(dump.owners, key=lambda frame: (len(dump.owners[frame]), -frame))
     viewport = {"width": width, "height": height}
     page = open_page(dump.page, f"#pin={frame:x}&show=3,4", viewport=viewport, color_scheme=scheme)
@@ -181,7 +181,7 @@ def test_axe_finds_nothing(
 def test_small_screens(
     open_page: Callable[..., "Page"], dump: Dump, width: int, height: int
 ) -> None:
-    """A phone, and 1280 by 860 at 400 %: nothing is wider than the screen, the map can be seen."""
+    """On a phone, and at 400 % on 1280 by 860, no part exceeds the width, and the map shows."""
     viewport = {"width": width, "height": height}
     page = open_page(dump.page, viewport=viewport, has_touch=True)
     assert page.locator("#side").is_hidden()

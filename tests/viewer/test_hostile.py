@@ -1,4 +1,4 @@
-"""Hostile text and links, and no way out of the page."""
+"""Hostile text and links, and attempts to leave the page."""
 
 import re
 import socket
@@ -69,7 +69,7 @@ HOSTILE = {
 def test_hostile_names_stay_text(
     open_page: Callable[..., "Page"], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of processes and of the dump itself: in the list, cards, choices, title and terminal."""
+    """Names of processes and of the dump are text in lists, cards, choices, title and terminal."""
     path = tmp_path / '<b>\u202e&{{about}}\x1b[1m".raw'
     shown = '<b>\\u202e&{{about}}\\x1b[1m".raw'
     truth = forge(path, profiles()["Win7SP1x64"], size=SIZE, processes=16, names=list(HOSTILE))
@@ -89,7 +89,7 @@ def test_hostile_names_stay_text(
     )
     for name in HOSTILE.values():
         assert any(title.startswith(f"{name} (parent ") for title in titles)
-    # A name from the right to the left does not turn the numbers behind it.
+    # A right-to-left name does not reverse the numbers behind it.
     isolated = page.locator("#process-rows bdi.name").evaluate_all(
         "(all) => all.every((name) => getComputedStyle(name).unicodeBidi === 'isolate')"
     )
@@ -110,7 +110,7 @@ def test_hostile_names_stay_text(
 
 @both_browsers
 def test_the_policy_lets_nothing_out_or_in(browser: "Browser", dump: Dump) -> None:
-    """Not even what a script of the page itself would try."""
+    """Even a script within the page cannot load or send anything."""
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
     context = browser.new_context()
@@ -118,8 +118,8 @@ def test_the_policy_lets_nothing_out_or_in(browser: "Browser", dump: Dump) -> No
     page.goto(dump.page.as_uri())
     settle(page)
     elsewhere = f"http://127.0.0.1:{server.getsockname()[1]}/"
-    # For a frame Chromium opens a connection, and says nothing on it, before it asks the policy; so
-    # not at the address that is watched. Firefox would refuse the other one without asking.
+    # Chromium opens a silent connection for a frame before it asks the policy, so the frame does
+    # not use the watched address. Firefox would refuse the other address without asking.
     tried = page.evaluate(
         """async ([elsewhere, framed]) => {
             const violated = [];
@@ -150,7 +150,7 @@ def test_the_policy_lets_nothing_out_or_in(browser: "Browser", dump: Dump) -> No
         [elsewhere, elsewhere if is_firefox(page) else "http://127.0.0.1:9/"],
     )
     context.close()
-    with server, pytest.raises(BlockingIOError):  # nobody has called
+    with server, pytest.raises(BlockingIOError):  # there was no call
         server.accept()
     assert {"fetch", "markup", "script", "image"} <= set(tried["failed"])
     assert {"connect-src", "img-src", "frame-src", "require-trusted-types-for"} <= set(
@@ -160,7 +160,7 @@ def test_the_policy_lets_nothing_out_or_in(browser: "Browser", dump: Dump) -> No
 
 
 def test_the_file_names_no_other_place(dump: Dump) -> None:
-    """No address in it but namespaces and the libraries' own home in comments."""
+    """The only addresses are namespaces and the libraries' own homes in comments."""
     text = dump.page.read_text("utf-8")
     addresses = set(
         re.findall(r"""(?:src|href|url\(|@import|from)\s*[=("']+\s*(?!data:|#)[^"')\s>]+""", text)

@@ -1,4 +1,4 @@
-"""The list of leads in the page: each lights its pages."""
+"""The page's list of leads: each lead lights up its pages."""
 
 from collections.abc import Callable
 from pathlib import Path

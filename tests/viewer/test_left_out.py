@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def test_left_out_pages_under_the_pointer(
     open_page: Callable[..., "Page"], filtered: Filtered
 ) -> None:
-    """They are told from those that no machine has, and from those that are held; owners stay."""
+    """The card tells them from absent and from held pages, and shows their owners."""
     page = open_page(filtered.page)
     owned = [frame for frame in filtered.left.tolist() if filtered.owners.get(frame)]
     others = sorted({*filtered.left.tolist()} - {*owned})
@@ -52,7 +52,7 @@ def test_left_out_pages_under_the_pointer(
 
 
 def test_left_out_pages_in_the_legend(open_page: Callable[..., "Page"], filtered: Filtered) -> None:
-    """A line with their count, a switch, and their own colour."""
+    """The legend has their number, a switch, and their own colour."""
     page = open_page(filtered.page)
     np.testing.assert_array_equal(labels(filtered.snapshot), filtered.classes)
     everything = set(range(filtered.truth.frames))
@@ -86,7 +86,7 @@ def test_choosing_a_process_lights_its_left_out_pages(
 def test_left_out_pages_equal_the_png(
     open_page: Callable[..., "Page"], filtered: Filtered, name: str
 ) -> None:
-    """In each colouring, pixel for pixel; the legend counts the same."""
+    """In each colouring all pixels are equal, and the legend has the same counts."""
     page = open_page(filtered.page)
     page.select_option("#color", name)
     measured = entropy(filtered.snapshot.dump)

@@ -1,4 +1,4 @@
-"""The map: colours, layouts, folds, marks, and what is seen from far away and near."""
+"""The map: colours, layouts, folds, marks, and its look at each scale."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_colours_are_the_true_classes(page: "Page", dump: Dump) -> None:
 def test_picture_equals_the_png(
     page: "Page", dump: Dump, name: str, layout: str, palette: str
 ) -> None:
-    """Each colouring, pixel for pixel; the legend counts the same."""
+    """In each colouring all pixels are equal, and the legend has the same counts."""
     page.select_option("#layout", layout)
     page.select_option("#color", name)
     page.select_option("#palette", palette)
@@ -82,7 +82,7 @@ def test_picture_equals_the_png(
     expected = [
         count
         for swatch, count in zip(colouring.swatches, colouring.counts(), strict=True)
-        if count or swatch.label != LEFT_OUT  # there, only where there are such pages
+        if count or swatch.label != LEFT_OUT  # it is shown only if there are such pages
     ]
     if name == "process":
         base = colouring.general - 1
@@ -92,14 +92,14 @@ def test_picture_equals_the_png(
 
 @pytest.mark.parametrize("layout", ["rows", "hilbert"])
 def test_layouts_equal_those_of_python(page: "Page", layout: str) -> None:
-    """Position to frame and back."""
+    """Positions lead to the same frames and back."""
     for frames in (1, 2, 3, 4, 5, 8, 9, 31, 32, 33, 64, 1000, 8192, 70_001):
         assert_layout_is_python_s(page, layout, frames)
 
 
 @pytest.mark.parametrize("layout", ["rows", "hilbert"])
 def test_folds_equal_those_of_python(page: "Page", layout: str) -> None:
-    """Position to frame and back, with long holes; what a break hides."""
+    """Positions lead to the same frames and back with long holes, and breaks hide the same."""
     for frames, holes in (
         (30_000, [(100, 25_000)]),
         (60_000, [(0, 9000), (10_000, 5000), (20_000, 39_999)]),
@@ -136,7 +136,7 @@ def test_folds_equal_those_of_python(page: "Page", layout: str) -> None:
 
 @both_browsers
 def test_a_hole_is_a_thin_break(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
-    """The break tells address and size; pages behind it are where they were said to be."""
+    """The break tells address and size; pages behind it are at the expected places."""
     noise = np.random.default_rng(4).integers(0, 256, (600, PAGE_SIZE), np.uint8).tobytes()
     path = tmp_path / "hole.lime"
     top = 0xFFFC_0000
@@ -152,7 +152,7 @@ def test_a_hole_is_a_thin_break(open_page: Callable[..., "Page"], tmp_path: Path
     assert card_of(page, top // PAGE_SIZE + 3)["address"] == hex(top + 3 * PAGE_SIZE)
     assert go_to(page, "physical", hex(top + 0x5000)) == ""
     assert read_card(page, "#pinned")["address"] == hex(top + 0x5000)
-    # The strip, too, is nearly all memory: its last tenth lies behind the hole.
+    # The strip, too, is nearly all memory: its last tenth is behind the hole.
     strip = page.locator("#strip").bounding_box()
     assert strip
     page.mouse.click(strip["x"] + strip["width"] * 0.98, strip["y"] + 10)
@@ -179,7 +179,7 @@ def assert_layout_is_python_s(page: "Page", layout: str, frames: int) -> None:
         }""",
         [layout, frames],
     )
-    # Rows that no frame is in are left out.
+    # Rows without frames are left out.
     assert (height, width) == (
         np.count_nonzero((expected >= 0).any(axis=1)),
         expected.shape[1],
@@ -194,7 +194,7 @@ def assert_layout_is_python_s(page: "Page", layout: str, frames: int) -> None:
 def test_far_away_a_dot_is_what_most_pages_are(
     page: "Page", dump: Dump, layout: str, chosen: tuple[str, ...]
 ) -> None:
-    """Where pages are smaller than a pixel; pages of chosen processes come before all others."""
+    """Of pages smaller than a pixel the most frequent class wins, but chosen pages come first."""
     page.select_option("#layout", layout)
     choose(page, *chosen)
     tile = page.evaluate(
@@ -226,7 +226,7 @@ def test_far_away_a_dot_is_what_most_pages_are(
 
 @pytest.mark.parametrize("layout", ["rows", "hilbert"])
 def test_marks_at_the_left_edge(page: "Page", dump: Dump, layout: str) -> None:
-    """Round addresses in rows; along the curve, squares that are one stretch of memory."""
+    """Rows have round addresses; the curve has squares of contiguous memory."""
     page.select_option("#layout", layout)
     settle(page)
     marks = [(row, int(label, 16)) for row, label in page.evaluate("memviz.map.marks()")]
@@ -244,7 +244,7 @@ def test_marks_at_the_left_edge(page: "Page", dump: Dump, layout: str) -> None:
 
 
 def test_marks_at_all_edges_of_the_curve(page: "Page", dump: Dump) -> None:
-    """Each is the lowest address of the square at its place; in rows there are none."""
+    """Each mark is the lowest address of its square; rows have no such marks."""
     assert page.evaluate("memviz.map.marks('top')") == []
     page.select_option("#layout", "hilbert")
     settle(page)
@@ -264,7 +264,7 @@ def test_marks_at_all_edges_of_the_curve(page: "Page", dump: Dump) -> None:
 def test_labels_of_close_folds_stand_apart(
     open_page: Callable[..., "Page"], tmp_path: Path
 ) -> None:
-    """Two breaks in neighbouring rows: each label has a line of its own."""
+    """Labels of breaks in neighbouring rows have lines of their own."""
     path, far = tmp_path / "holes.lime", 1 << 30
     noise = np.random.default_rng(4).integers(1, 256, (4000, PAGE_SIZE), np.uint8).tobytes()
     whole = noise[: 3900 * PAGE_SIZE]
@@ -303,7 +303,7 @@ def test_zoom_to_single_pages_with_borders(page: "Page", dump: Dump) -> None:
     pixels = canvas(page)[int(y - box["y"])]
     middle = int(x - box["x"])
     inside = pixels[middle - int(scale * 0.4) : middle + int(scale * 0.4)]
-    assert (inside == inside[0]).all()  # crisp: one colour, to the border
+    assert (inside == inside[0]).all()  # one colour up to the border
     neighbourhood = pixels[middle - int(scale * 0.6) : middle + int(scale * 0.6)]
     assert (neighbourhood != inside[0]).any()
     for _ in range(20):
@@ -313,7 +313,7 @@ def test_zoom_to_single_pages_with_borders(page: "Page", dump: Dump) -> None:
 
 
 def test_strip_shows_the_classes(page: "Page", dump: Dump) -> None:
-    """Bar by bar: the share of the pixels is the share of the pages."""
+    """Each bar's pixels have the pages' shares."""
     data, width, height, bars = page.evaluate(
         """() => {
             const canvas = document.getElementById("strip");

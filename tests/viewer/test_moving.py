@@ -55,7 +55,7 @@ def test_go_to(page: "Page", dump: Dump, layout: str) -> None:
     ):
         assert go_to(page, kind, number, chosen) == ""
         assert read_card(page, "#pinned")["address"] == hex(expected * PAGE_SIZE)
-        # It lies in the middle of the map, and large enough to be seen.
+        # The page is in the middle of the map, and large enough to see.
         box = page.locator("#map").bounding_box()
         assert box
         x, y = place(page, expected)
@@ -75,7 +75,7 @@ def test_go_to(page: "Page", dump: Dump, layout: str) -> None:
 
 
 def test_an_answer_of_go_to_goes_with_the_next_action(page: "Page") -> None:
-    """And it covers nothing and moves nothing while it is there."""
+    """While it is there, the answer neither covers nor moves anything."""
     before = page.locator("#map").bounding_box()
     acts: list[Callable[[], None]] = [
         lambda: page.mouse.click(700, 500),
@@ -113,7 +113,7 @@ def test_strip_navigates(page: "Page", dump: Dump) -> None:
     frames = dump.truth.frames
 
     def here() -> int:
-        page.wait_for_timeout(200)  # it tells a moment later
+        page.wait_for_timeout(200)  # its value follows a moment later
         return int(strip.get_attribute("aria-valuenow") or -1)
 
     assert abs(here() - 0.75 * frames) < 200
@@ -168,7 +168,7 @@ def test_keyboard(page: "Page", dump: Dump) -> None:
     assert page.get_by_role("dialog", name="How to use this page").is_visible()
     page.keyboard.press("Escape")
     assert page.locator("#help").is_hidden()
-    # Letters in a field are text, not commands.
+    # Letters in a text field are not commands.
     page.keyboard.press("/")
     page.keyboard.type("g?/+")
     assert page.input_value("#search") == "g?/+"
@@ -183,7 +183,7 @@ def test_mouse(page: "Page") -> None:
     page.mouse.wheel(0, -400)
     _, _, scale = view(page)
     assert scale > 1.5 * cell
-    assert place(page, 4140) == pytest.approx((frame_x, frame_y), abs=scale)  # stays under it
+    assert place(page, 4140) == pytest.approx((frame_x, frame_y), abs=scale)  # it stays there
     before = place(page, 4140)
     page.mouse.down()
     page.mouse.move(frame_x + 120, frame_y + 40, steps=5)
@@ -191,7 +191,7 @@ def test_mouse(page: "Page") -> None:
     settle(page)
     after = place(page, 4140)
     assert (after[0] - before[0], after[1] - before[1]) == pytest.approx((120, 40), abs=1)
-    assert page.locator("#pinned").is_hidden()  # to drag is not to click
+    assert page.locator("#pinned").is_hidden()  # dragging is not clicking
     page.get_by_role("button", name="Whole memory").click()
     assert view(page) == pytest.approx((x, y, cell))
 
@@ -202,7 +202,7 @@ def test_touch(open_page: Callable[..., "Page"], dump: Dump) -> None:
     frame_x, frame_y = place(page, 4000)
     page.touchscreen.tap(frame_x, frame_y)
     assert read_card(page, "#pinned")["address"] == hex(4000 * PAGE_SIZE)
-    page.wait_for_timeout(600)  # a second touch soon after would be a double tap
+    page.wait_for_timeout(600)  # a second touch soon after it would be a double tap
     session = page.context.new_cdp_session(page)
 
     def touch(kind: str, *points: tuple[float, float]) -> None:
@@ -233,7 +233,7 @@ def test_another_layout_keeps_the_spot(page: "Page", dump: Dump) -> None:
     box = page.locator("#map").bounding_box()
     assert box
     assert (x, y) == pytest.approx((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2))
-    page.keyboard.press("Escape")  # without a pin: what was in the middle
+    page.keyboard.press("Escape")  # without a pin, the former middle
     before = page.evaluate("memviz.map.layout.frameAt(...memviz.map.centre.map(Math.floor))")
     page.select_option("#layout", "rows")
     settle(page)
@@ -265,7 +265,7 @@ def test_the_link_leads_a_colleague_to_the_same_spot(
         one.mouse.move(5, 5)
         settle(one)
     np.testing.assert_array_equal(canvas(other), canvas(page))
-    # A link that is pasted into a page that is open works, too.
+    # A link that is pasted into an open page works, too.
     other.evaluate("location.hash = '#pin=1f'")
     settle(other)
     assert read_card(other, "#pinned")["address"] == "0x1f000"
@@ -275,7 +275,7 @@ def test_the_link_leads_a_colleague_to_the_same_spot(
 def test_a_page_that_opens_with_chosen_processes(
     open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path
 ) -> None:
-    """Theirs are lit up until others are chosen, or none; the link tells that, too."""
+    """Their pages are lit until the choice changes; the link has the choice, too."""
     names = ["lsass.exe", "rootkit.exe"]
     chosen = [n for n, process in enumerate(dump.snapshot.processes) if process.name in names]
     viewer.write_page(tmp_path / "page.html", dump.snapshot, chosen=chosen)

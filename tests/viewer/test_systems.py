@@ -1,4 +1,4 @@
-"""What the kernel tells of pages: states, uses, files, modules, regions; and dumps without one."""
+"""The kernel's records of pages: states, uses, files, modules, regions; dumps without a system."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,7 +67,7 @@ def test_a_dump_without_windows(open_page: Callable[..., "Page"], tmp_path: Path
 def test_states_and_kernel_threads(
     open_page: Callable[..., "Page"], dump: Dump, tmp_path: Path
 ) -> None:
-    """What only Linux dumps have: a state for each page, and processes without pages."""
+    """Linux dumps have a state for each page, and processes without pages."""
     states = np.random.default_rng(3).integers(1, len(PageState), dump.truth.frames, np.uint8)
     states[dump.snapshot.classes == PageClass.ABSENT] = PageState.ABSENT
     processes = list(dump.snapshot.processes)
@@ -99,7 +99,7 @@ def test_states_and_kernel_threads(
 
 
 def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
-    """State, use, priority and former owner of a page, from the page frame database."""
+    """The page frame database tells state, use, priority and former owner of a page."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=SIZE, database=True)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert truth.records is not None and snapshot.records is not None
@@ -157,7 +157,7 @@ def test_no_table_without_records(open_page: Callable[..., "Page"], dump: Dump) 
 def test_a_real_linux_guest(
     open_page: Callable[..., "Page"], qemu_core: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Synthetic memory is tidier than real memory."""
+    """Real memory is less tidy than synthetic memory."""
     snapshot = memory_visualizer.open(qemu_core[0])
     snapshot.to_html(tmp_path / "page.html")
     page = open_page(tmp_path / "page.html")
@@ -179,7 +179,7 @@ def test_a_real_linux_guest(
 
 
 def test_the_file_behind_a_page(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
-    """Path and offset under the pointer; the text of a dump stays text."""
+    """The card has path and offset; text from the dump stays text."""
     truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
     assert truth
     snapshot = memory_visualizer.open(tmp_path / "dump")
@@ -202,7 +202,7 @@ def test_the_file_behind_a_page(open_page: Callable[..., "Page"], tmp_path: Path
 def test_choosing_files_lights_their_pages(
     open_page: Callable[..., "Page"], tmp_path: Path
 ) -> None:
-    """The list has each file with its pages; choices of several kinds narrow each other."""
+    """The list has each file's pages, and choices of several kinds combine."""
     truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
     assert truth
     snapshot = memory_visualizer.open(tmp_path / "dump")
@@ -242,7 +242,7 @@ def test_choosing_files_lights_their_pages(
 
 
 def test_modules_and_regions(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
-    """Under the pointer as the truth has them; choosing a module lights its pages."""
+    """The card has them as the truth does; a chosen module's pages are lit."""
     truth = forge_linux(tmp_path / "dump", "6.1", files=True).files
     assert truth
     snapshot = memory_visualizer.open(tmp_path / "dump")

@@ -15,8 +15,8 @@ import volatility.obj as obj
 import volatility.plugins.common as common
 import volatility.registry as registry
 
-# Each structure with the members that a synthetic dump has. A member missing from a version is
-# left out of that version's layout: the writer then knows that there is nothing to write.
+# Each structure with the members that a synthetic dump has. A layout leaves out members that
+# its version lacks: the writer then does not write them.
 MEMBERS = {
     "_EPROCESS": [
         "ActiveProcessLinks",
@@ -141,8 +141,8 @@ BIT_FIELDS = {
     "_MMVAD_FLAGS1": ["CommitCharge", "MemCommit"],
 }
 
-# Members of a page frame's record that a synthetic dump writes, by the ends of their paths in it.
-# Some profiles have an older name for the same.
+# Members of a page frame's record that a synthetic dump writes, by the ends of their paths.
+# Some profiles have older names for them.
 FRAME_RECORD = {
     "PteAddress": ["PteAddress"],
     "OriginalPte": ["OriginalPte"],
@@ -172,7 +172,7 @@ class ProfileLayouts(common.AbstractWindowsCommand):
 
     @staticmethod
     def layout(space):
-        """Return what one profile says: its version, its signatures, its structures."""
+        """Return one profile's version, signatures and structures."""
         profile, magic = space.profile, obj.VolMagic(space)
         structures = {}
         for structure, members in sorted(MEMBERS.items()):

@@ -20,7 +20,7 @@ class ProfileTable(common.AbstractWindowsCommand):
     """Bits, version and build of every Windows profile, as JSON"""
 
     def calculate(self):
-        """Yield (name, what it says of itself) for every Windows profile, sorted by name."""
+        """Yield (name, bits, version and build) for every Windows profile, sorted by name."""
         profiles = registry.get_plugin_classes(obj.Profile)
         for name in sorted(profiles):
             if profiles[name]._md_os != "windows":
@@ -37,6 +37,6 @@ class ProfileTable(common.AbstractWindowsCommand):
             )
 
     def render_text(self, outfd, data):
-        """One JSON object: profile name to what it says, one profile a line."""
+        """One JSON object: profile name to its row, one profile a line."""
         rows = ['  "%s": %s' % (name, json.dumps(row, sort_keys=True)) for name, row in data]
         outfd.write("{\n" + ",\n".join(rows) + "\n}\n")

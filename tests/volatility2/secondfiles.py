@@ -1,4 +1,4 @@
-"""The file objects, and the pages of their sections, that Volatility 2 itself sees in many dumps.
+"""The file objects, and the pages of their sections, that Volatility 2 sees in many dumps.
 
     vol.py --plugins=tests/volatility2 -f ANY --profile=WinXPSP2x86 secondfiles --dumps=LIST
 
@@ -26,7 +26,7 @@ class SecondFiles(common.AbstractWindowsCommand):
             config.add_option("DUMPS", default=None, help="File that lists profiles and dumps")
 
     def calculate(self):
-        """Yield what is seen in each of the dumps."""
+        """Yield the files of each dump."""
         with open(self._config.DUMPS) as dumps:
             for line in dumps:
                 profile, path = line.rstrip("\n").split(" ", 1)

@@ -1,4 +1,4 @@
-"""The modules and the regions of processes that Volatility 2 itself sees in many dumps at one go.
+"""The modules and the regions of processes that Volatility 2 sees in many dumps at once.
 
     vol.py --plugins=tests/volatility2 -f ANY --profile=WinXPSP2x86 secondobjects --dumps=LIST
 
@@ -25,7 +25,7 @@ class SecondObjects(common.AbstractWindowsCommand):
             config.add_option("DUMPS", default=None, help="File that lists profiles and dumps")
 
     def calculate(self):
-        """Yield what is seen in each of the dumps."""
+        """Yield the modules and regions of each dump."""
         with open(self._config.DUMPS) as dumps:
             for line in dumps:
                 profile, path = line.rstrip("\n").split(" ", 1)

@@ -1,4 +1,4 @@
-"""What Volatility 2 itself, and this project's plugin in it, see in many dumps at one go.
+"""The views of Volatility 2, and of this project's plugin in it, on many dumps at once.
 
     vol.py --plugins=plugins:tests/volatility2 -f ANY --profile=WinXPSP2x86 secondopinion \
         --dumps=LIST
@@ -26,7 +26,7 @@ class SecondOpinion(common.AbstractWindowsCommand):
         config.add_option("DUMPS", default=None, help="File that lists profiles and dumps")
 
     def calculate(self):
-        """Yield what is seen in each of the dumps."""
+        """Yield Volatility's view of each dump."""
         plugin = registry.get_plugin_classes(common.commands.Command)["MemoryVisualizer"]
         with open(self._config.DUMPS) as dumps:
             for line in dumps:
@@ -49,7 +49,7 @@ class SecondOpinion(common.AbstractWindowsCommand):
                 }
 
     def _rows(self, plugin, tasks):
-        """All rows of the page map, each with what `vtop` makes of its virtual address."""
+        """All rows of the page map, each with `vtop`'s answer for its virtual address."""
         spaces = dict(
             (int(task.UniqueProcessId), task.get_process_address_space()) for task in tasks
         )

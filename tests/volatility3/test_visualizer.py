@@ -40,7 +40,7 @@ KINDS = [
     pytest.param("Win10x64_17763", {}, id="x64-10"),
 ]
 SHADOW = pytest.param("Win10x64_19041", {"shadow_tables": True}, id="x64-10-shadow")
-"""Volatility reads the tables of the kernel's mode only, and so do the plugins."""
+"""Volatility reads only the tables for the kernel's mode, and so do the plugins."""
 
 Row = dict[str, str]
 Mapping = tuple[int, int, int]
@@ -53,7 +53,7 @@ class Volatility:
 
     program: Path
     folder: Path
-    """Holds the dump, the symbols, and Volatility's cache."""
+    """The folder of the dump, the symbols, and Volatility's cache."""
     symbols: Path
     cache: Path | None = None
     dump: Path = field(init=False)
@@ -62,7 +62,7 @@ class Volatility:
         self.dump = self.folder / "dump.raw"
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a plugin with these arguments; what it wrote, and its exit code."""
+        """Run a plugin with these arguments; returns its output and its exit code."""
         output = self.folder / "output"
         cache = self.cache or self.folder / "cache"
         for needed in (output, cache):
@@ -88,9 +88,9 @@ class Volatility:
         return list(csv.DictReader(io.StringIO(table), escapechar="\\"))
 
     def memmap(self) -> dict[int, list[Mapping]]:
-        """What Volatility's own `memmap` lists of each process, by pid.
+        """The rows of Volatility's own `memmap`, by pid.
 
-        It does not say of which process a row is: in each of them addresses ascend.
+        The rows do not name their process: in each process, addresses ascend.
         """
         rows = addresses(self.rows("windows.memmap"))
         ends = [n for n in range(1, len(rows)) if rows[n][0] <= rows[n - 1][0]]
@@ -108,7 +108,7 @@ def addresses(rows: Iterable[Row]) -> list[Mapping]:
 
 
 def joined(rows: Iterable[Mapping]) -> list[Mapping]:
-    """Mappings with neighbours in virtual and physical memory made one, as `memmap` does."""
+    """Join mappings that follow one another in virtual and physical memory, as `memmap` does."""
     found: list[Mapping] = []
     for virtual, place, size in sorted(rows):
         if found:
@@ -133,16 +133,16 @@ def profile_of(name: str) -> Profile:
 
 
 def in_list(truth: Truth) -> dict[int, str]:
-    """Pid and name of what `pslist` should list: also what has exited, not what hides."""
+    """Pid and name of the processes that `pslist` lists: also ended ones, but not hidden ones."""
     return {process.pid: process.name for process in truth.processes if process.listed}
 
 
-# -- Volatility takes the synthetic dumps --------------------------------------------------------
+# -- Volatility accepts the synthetic dumps -------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Volatility's cache for all tests with real symbol files: to look into these takes time."""
+    """Volatility's cache for all tests with real symbol files, which take time to read."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -150,7 +150,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_takes_dumps_with_symbols_of_real_kernels(
     name: str, volatility3: Path, symbol_files: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """Synthetic dumps of five real builds are read with the real symbols of these."""
+    """Dumps of five real builds are read with the symbols of these builds."""
     build = builds()[name]
     volatility = Volatility(volatility3, tmp_path, symbol_files, cache)
     truth = forge(volatility.dump, build, size=32 * MIB, seed=2)
@@ -203,7 +203,7 @@ def assert_rows_agree(volatility: Volatility, truth: Truth) -> None:
 
 
 def pages_of(truth: Truth) -> tuple[dict[int, set[int]], dict[int, set[int]], set[int]]:
-    """By the truth: pages of user mode and of the kernel by owner, and common ones."""
+    """Numbers of pages by the truth: user mode's and the kernel's by owner, and common ones."""
     user: dict[int, set[int]] = {}
     own: dict[int, set[int]] = {}
     common: set[int] = set()
@@ -225,7 +225,7 @@ def pages_of(truth: Truth) -> tuple[dict[int, set[int]], dict[int, set[int]], se
 def test_lists_just_what_memmap_lists(
     name: str, options: dict[str, Any], volatility3: Path, tmp_path: Path
 ) -> None:
-    """Process by process and mapping by mapping, and user mode where the truth says."""
+    """Rows agree for each process and mapping, and user mode is where the truth has it."""
     volatility, truth = made(volatility3, tmp_path, profile_of(name), processes=4, **options)
     rows = volatility.rows(PLUGIN, "--pages", "--every-mapping")
     once = volatility.rows(PLUGIN, "--pages")
@@ -240,13 +240,13 @@ def test_lists_just_what_memmap_lists(
         assert joined(addresses(mine)) == theirs
         assert_modes(mine, truth, owner)
         everything.update(pages(theirs))
-    # An exited process's memory is free; whoever asks for it gets what its tables say.
+    # An ended process's memory is free; its tables are still listed on request.
     [exited] = [process for process in truth.processes if process.exited]
     assert str(exited.pid) not in {row["PID"] for row in rows}
     asked = volatility.rows(PLUGIN, "--pages", "--pid", str(exited.pid))
     assert {row["PID"] for row in asked} == {str(exited.pid)}
     assert joined(addresses(asked)) == memmap[exited.pid]
-    # What the kernel maps for all is listed once, without --every-mapping; nothing is lost.
+    # Without --every-mapping, common mappings of the kernel come once, and all mappings are there.
     assert set(pages(addresses(once))) == everything
     assert len(once) < len(rows)
     shared = [row for row in once if row["PID"] == "N/A"]
@@ -255,7 +255,7 @@ def test_lists_just_what_memmap_lists(
 
 
 def pages(rows: Iterable[Mapping]) -> list[Mapping]:
-    """Mappings page by page."""
+    """Split mappings into pages."""
     return [
         (virtual + part, place + part, PAGE_SIZE)
         for virtual, place, size in rows
@@ -264,7 +264,7 @@ def pages(rows: Iterable[Mapping]) -> list[Mapping]:
 
 
 def assert_modes(rows: Sequence[Row], truth: Truth, owner: int) -> None:
-    """Each page that user mode may use is told so, and no other."""
+    """The mode is user for each page that user mode may use, and for no other."""
     notes = truth.mappings[(truth.mappings["owner"] == owner) & truth.mappings["user"]]
     noted = pages(
         (int(note["virtual"]), int(note["frame"]) * PAGE_SIZE, int(note["size"])) for note in notes
@@ -277,10 +277,10 @@ def assert_modes(rows: Sequence[Row], truth: Truth, owner: int) -> None:
 def test_differs_from_memmap_in_tables_that_serve_twice_only(
     volatility3: Path, tmp_path: Path
 ) -> None:
-    """What Volatility's layers leave out is left out; tables that repeat are listed once.
+    """Entries that Volatility's layers leave out are missing; repeated tables are listed once.
 
-    The kernel of Windows 8 and later maps long runs to the same tables again and again; to list
-    them each time is why `memmap` can run for days.
+    The kernel of Windows 8 and later maps long runs to the same tables again and again. `memmap`
+    lists them each time, so it can run for days.
     """
     volatility, truth = made(volatility3, tmp_path, profiles()["Win7SP1x64"], processes=3)
     memory = np.memmap(volatility.dump, np.uint64, "r+", shape=(truth.frames, 512))
@@ -293,7 +293,7 @@ def test_differs_from_memmap_in_tables_that_serve_twice_only(
     memory[same] = entry(page)
     memory[directory, [1, 2]] = entry(table)
     memory[table, 7] = entry(page)
-    # A large page of which the last half lies beyond the dump.
+    # The last half of this large page lies beyond the dump.
     large = np.uint64(1 << 7)
     memory[directory, 3] = entry(truth.frames - 512) | large
     memory[directory, 4] = entry(truth.frames) | large
@@ -318,8 +318,8 @@ def test_differs_from_memmap_in_tables_that_serve_twice_only(
     assert whole in mine
     for rows in (mine, theirs):
         assert all(size < 1 << 21 for _, at, size in rows if at == truth.frames * PAGE_SIZE)
-        assert not any(start <= at < start + (1 << 21) for at, _, _ in rows)  # all the same
-    # All others are of these tables, seen directly or through the tables' mapping of themselves.
+        assert not any(start <= at < start + (1 << 21) for at, _, _ in rows)  # equal entries
+    # All others lie in these tables, seen directly or through the tables' self-map.
     inside = {leaf, *(frame * PAGE_SIZE for frame in (directory, table, same))}
     inside |= {(truth.frames - 512) * PAGE_SIZE, truth.frames * PAGE_SIZE}
     assert {place for _, place, _ in set(theirs) - set(mine)} <= inside
@@ -327,7 +327,7 @@ def test_differs_from_memmap_in_tables_that_serve_twice_only(
 
 
 def entry(frame: int) -> np.uint64:
-    """A present entry that the kernel may write through, and has used, as all of Windows' are."""
+    """A present entry, writable for the kernel and used before, like all of Windows' entries."""
     return np.uint64(frame * PAGE_SIZE | 0b100011)
 
 
@@ -391,14 +391,14 @@ def test_picture_is_written_through_the_file_handler(windows: tuple[Volatility, 
     np.testing.assert_array_equal(painted, truth.classes(truth.listed))
     assert picture.text["Source"] == "dump.raw"  # type: ignore[attr-defined]
 
-    # The page is the one that memviz writes; what it shows is tested there.
+    # The page is memviz's, whose contents other tests cover.
     [kernel] = [row for row in volatility.rows(PLUGIN, "--html") if row["PID"] == "N/A"]
     assert kernel["File output"] == "dump.raw.html"
     text = (output / "dump.raw.html").read_text()
     assert text.startswith("<!DOCTYPE html>")
     assert all(truth.processes[owner].name in text for owner in truth.listed)
 
-    # Volatility gives a second file a name of its own; pages of others are pale in it.
+    # Volatility renames a second file; pages of other processes are pale in it.
     pid = truth.processes[truth.listed[2]].pid
     kernel = volatility.rows(PLUGIN, "--png", "--pid", str(pid))[0]
     second = np.asarray(Image.open(output / kernel["File output"]))
@@ -423,7 +423,7 @@ def test_names_from_the_dump_are_escaped(volatility3: Path, tmp_path: Path) -> N
 
 
 def test_other_formats_give_the_same_rows(windows: tuple[Volatility, Truth]) -> None:
-    """Mapped in place where the file holds pages as they are, else read through Volatility."""
+    """A file that holds pages unpacked is mapped in place; others are read through Volatility."""
     volatility, _ = windows
     expected = volatility.rows(PLUGIN, "--pages")
     memory = volatility.dump.read_bytes()
@@ -517,7 +517,7 @@ def test_runs_in_the_oldest_release_as_in_the_newest(
 
 
 def tables_below(memory: bytes, table: int, levels: int, entries: int = 512) -> set[int]:
-    """Addresses of a page table and those below it that are the process's own, read plainly."""
+    """Addresses of a page table and the process's own tables below it, read plainly."""
     found = {table}
     if levels > 1:
         for at in range(0, 8 * entries, 8):
@@ -536,7 +536,7 @@ def test_real_linux_guest_in_the_oldest_release(
     qemu_core: tuple[Path, Path],
     tmp_path: Path,
 ) -> None:
-    """The same rows as in the newest."""
+    """The rows equal those in the newest release."""
     (tmp_path / "old").mkdir()
     new = Volatility(volatility3, tmp_path, symbol_files, cache)
     old = Volatility(oldest_volatility3, tmp_path / "old", symbol_files)
@@ -553,7 +553,7 @@ def test_real_linux_guest(
     qemu_core: tuple[Path, Path],
     tmp_path: Path,
 ) -> None:
-    """Tasks, their pages and the picture, beside what the guest's kernel said of itself."""
+    """Tasks, their pages and the picture agree with the records of the guest's kernel."""
     volatility = Volatility(volatility3, tmp_path, symbol_files, cache)
     volatility.dump = qemu_core[0]
     truth = np.load(real_dumps() / "linux-6.1-x64-256m.truth.npz")
@@ -562,7 +562,7 @@ def test_real_linux_guest(
     names = dict(zip(truth["pids"].tolist(), truth["comm"].tolist(), strict=True))
     assert {int(row["PID"]) for row in rows} == set(names)
     for row in rows:
-        if row["DTB"] != "N/A":  # of kernel threads the kernel tells more than is in the task
+        if row["DTB"] != "N/A":  # the kernel tells longer names of kernel threads than the task has
             assert row["Process"] == names[int(row["PID"])]
     bases = dict(zip(truth["pids"].tolist(), truth["pgd"].tolist(), strict=True))
     for row in rows:
@@ -574,7 +574,7 @@ def test_real_linux_guest(
         owned.setdefault(pid, set()).add(frame)
     for row in rows:
         found = int(row["Private"]) + int(row["Shared"])
-        # A walk of all tables finds one [vvar] page more than the kernel tells.
+        # A walk of all tables finds one more [vvar] page than the kernel tells.
         assert found - len(owned.get(int(row["PID"]), ())) in (0, 1)
     memory = qemu_core[0].read_bytes()
     for row in rows:  # its own page tables
@@ -592,7 +592,7 @@ def test_real_linux_guest(
     mine = truth["owner_pid"] == pid
     mappings = volatility.rows(plugin, "--pages", "--pid", str(pid))
     told = pages(addresses(row for row in mappings if row["Mode"] == "user"))
-    # In the upper half the user bit is set here and there, as the kernel does not tell.
+    # In the upper half, some entries have the user bit; the kernel does not tell these pages.
     told = [page for page in told if page[0] < 1 << 47]
     noted = {
         (int(virtual), int(frame) * PAGE_SIZE, PAGE_SIZE)

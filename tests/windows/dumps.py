@@ -1,4 +1,4 @@
-"""Synthetic dumps of each kernel generation with all objects that an inventory reads."""
+"""Synthetic dumps of each generation of kernels, with all objects that an inventory reads."""
 
 import shutil
 from pathlib import Path
@@ -38,25 +38,25 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def remarks_of(snapshot: Snapshot) -> str:
-    """The remarks on what was read of files, regions and modules."""
+    """The remarks on files, regions and modules."""
     assert snapshot.inventory is not None
     return "\n".join(snapshot.inventory.remarks)
 
 
 def dump_with_objects(path: Path, name: str, **options: Any) -> Truth:
-    """A small dump whose kernel has modules and whose processes have regions."""
+    """A small dump whose kernel has modules, and whose processes have regions."""
     return forge(path, ALL[name], **{"size": 16 * MIB, "objects": True, **options})
 
 
 class Originals:
-    """Dumps that several tests damage copies of."""
+    """Dumps that several tests copy and damage."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._truths: dict[str, Truth] = {}
 
     def copy(self, name: str, path: Path) -> Truth:
-        """Put a dump of a version at `path`."""
+        """Copy a version's dump to `path`."""
         original = self._folder / name
         if name not in self._truths:
             self._truths[name] = dump_with_objects(original, name)
@@ -65,7 +65,7 @@ class Originals:
 
 
 class Patch:
-    """Writes into a dump by virtual addresses of the kernel, or of one process."""
+    """Writes to a dump by virtual addresses of the kernel, or of one process."""
 
     def __init__(self, path: Path, truth: Truth, owner: int = KERNEL) -> None:
         """`owner` is the index of the process."""
@@ -76,7 +76,7 @@ class Patch:
         self._path = path
 
     def place(self, virtual: int) -> int:
-        """Where in the raw dump a byte of the kernel lies."""
+        """A kernel address's place in the raw dump."""
         return int(self._frames[virtual & -PAGE_SIZE]) * PAGE_SIZE + virtual % PAGE_SIZE
 
     def write(self, virtual: int, data: bytes) -> None:

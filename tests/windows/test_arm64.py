@@ -1,4 +1,4 @@
-"""Windows on 64-bit ARM: synthetic memory, in the form that is publicly known of it."""
+"""Windows on 64-bit ARM: synthetic memory in its publicly known form."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.windows.test_regions import found_in, rows_of
     ("profile", "seed"), [("Win10x64_17763", 0), ("Win10x64_17763", 1), ("Win10x64_10586", 2)]
 )
 def test_every_frame_and_process(profile: str, seed: int, tmp_path: Path) -> None:
-    """As on x64: found by tables that name themselves, KUSER_SHARED_DATA and objects by form."""
+    """Tables that name themselves, KUSER_SHARED_DATA and the objects' form are found as on x64."""
     truth = forge_windows_on_arm64(tmp_path / "dump", profile, size=32 * MIB, seed=seed)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert snapshot.paging is not None
@@ -29,7 +29,7 @@ def test_every_frame_and_process(profile: str, seed: int, tmp_path: Path) -> Non
 
 
 def test_access(tmp_path: Path) -> None:
-    """Clean pages that may be written are told by Windows' own bit."""
+    """Clean pages have Windows' own bit if they may be written."""
     truth = forge_windows_on_arm64(tmp_path / "dump", size=32 * MIB)
     forge(tmp_path / "x64", profiles()[truth.profile], size=32 * MIB)
     arm = memory_visualizer.open(tmp_path / "dump")
@@ -40,7 +40,7 @@ def test_access(tmp_path: Path) -> None:
 
 
 def test_modules_and_regions(tmp_path: Path) -> None:
-    """They are found by their form, whatever the page tables look like."""
+    """Their forms tell them, whatever the page tables look like."""
     truth = forge_windows_on_arm64(tmp_path / "dump", size=16 * MIB, objects=True)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     assert snapshot.modules == tuple(row(module) for module in truth.modules)

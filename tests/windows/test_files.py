@@ -1,6 +1,6 @@
-"""The files behind the pages of Windows: what damage costs, and what is written of them.
+"""The files behind the pages of Windows: the costs of damage, and the outputs.
 
-That they equal the truth on every frame of every version is in test_framedatabase.py.
+Agreement with the truth on every frame of every version is tested in test_framedatabase.py.
 """
 
 import csv
@@ -34,7 +34,7 @@ VERSIONS = ("WinXPSP2x86", "Win7SP1x86", "Win10x64_17763")
 
 @dataclass(frozen=True)
 class Written:
-    """A synthetic dump, which a test may alter, and its truth."""
+    """A synthetic dump that a test may alter, and its truth."""
 
     path: Path
     truth: Truth
@@ -46,12 +46,12 @@ class Written:
         return self.truth.records
 
     def section(self, name: str) -> SectionTruth:
-        """The section of the file whose path ends so."""
+        """The section of the file whose path has this end."""
         [found] = [one for one in self.records.sections if one.path.endswith(name)]
         return found
 
     def place(self, virtual: int) -> int:
-        """Where in the dump a byte of the kernel's lies."""
+        """A kernel address's place in the dump."""
         rows = self.truth.mappings
         [frame] = rows["frame"][
             (rows["owner"] < 0) & (rows["virtual"] == virtual & ~0xFFF) & (rows["size"] == 4096)
@@ -62,7 +62,7 @@ class Written:
         return ALL[self.truth.profile].offset(structure, member)
 
     def altered(self, *changes: tuple[int, bytes]) -> Snapshot:
-        """The dump with other bytes at these addresses of the kernel's."""
+        """The dump with other bytes at these addresses of the kernel."""
         contents = bytearray(self.contents)
         for virtual, new in changes:
             at = self.place(virtual)
@@ -79,7 +79,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def others(dump: Written, section: SectionTruth) -> npt.NDArray[np.bool_]:
-    """The frames that do not belong to a section."""
+    """The frames outside a section."""
     number = dump.records.sections.index(section)
     chosen: npt.NDArray[np.bool_] = dump.records.records["file"] != number
     return chosen
@@ -116,7 +116,7 @@ def test_one_wrong_sign_costs_nothing(
 
 
 def test_a_lost_file_object_costs_its_name(written: Written) -> None:
-    """Kind and offsets are the subsection's and the control area's word."""
+    """Subsection and control area still tell kind and offsets."""
     section = written.section("kernel32.dll")
     size = ALL[written.truth.profile].size("_FILE_OBJECT")
     snapshot = written.altered((section.file_object, bytes(size)))
@@ -162,7 +162,7 @@ def test_a_circle_of_subsections_ends(written: Written) -> None:
 
 
 def test_a_name_that_says_it_is_long(written: Written) -> None:
-    """It would go on into memory that is not the name's: then it is no name."""
+    """A name whose length goes beyond its memory is ignored."""
     section = written.section("cached.dat")
     name = section.file_object + written.offset("_FILE_OBJECT", "FileName")
     snapshot = written.altered((name, struct.pack("<HH", 0xFFFE, 0xFFFE)))
@@ -201,7 +201,7 @@ def test_a_limit_is_told(written: Written, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_extracted_files(written: Written, tmp_path: Path) -> None:
-    """Data and images lie in their files as the disk has them, cut at the ends of sections."""
+    """Extracted data and images have the disk's form, cut at the ends of sections."""
     snapshot = written.altered()
     manifest = write_pieces(
         tmp_path / "to", snapshot.dump, pieces_of_files(snapshot, re.compile("cached|kernel32"))
@@ -228,7 +228,7 @@ def test_extracted_files(written: Written, tmp_path: Path) -> None:
 
 
 def test_commands(written: Written, tmp_path: Path) -> None:
-    """Tables and pictures of a Windows dump tell its files as those of Linux do."""
+    """Tables and pictures have the files of Windows dumps, as those of Linux dumps."""
     written.altered()
     outputs = ["--files", "files.csv", "--table", "pages.csv", "--json", "all.json"]
     result = run([written.path, *outputs, "--color-by", "file", "-q"], tmp_path)
@@ -254,7 +254,7 @@ def test_commands(written: Written, tmp_path: Path) -> None:
 
 
 def test_no_more_is_extracted_than_the_limit(written: Written, tmp_path: Path) -> None:
-    """What does not fit is named in the manifest."""
+    """The manifest names files beyond the limit."""
     snapshot = written.altered()
     pieces = pieces_of_files(snapshot, re.compile(""))
     sizes = [piece.written_size for piece in pieces]

@@ -1,4 +1,4 @@
-"""Files of Windows as Volatility 2 and 3 see them: names, kinds, and the place of each page."""
+"""Files of Windows by Volatility 2 and 3: names, kinds, and the place of each page."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_volatility_2(volatility2: Path, tmp_path: Path) -> None:
         assert records
         if "Win7" in name:
             assert sorted(seen["scanned"]) == [one.path for one in pages.files]
-        # A page's place by Volatility's subsections, and by PteAddress as the writer noted it.
+        # A page's place by Volatility's subsections, and by the noted PteAddress.
         entry = 8 if truths[name].paging != "x86" else 4
         places: dict[int, int] = {}
         for section in seen["sections"]:

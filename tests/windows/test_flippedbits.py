@@ -1,4 +1,4 @@
-"""One flipped bit in a top-level table costs what it led to, and nothing else."""
+"""A flipped bit in a top-level table costs only the pages below its entry."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tests.synth import MIB, forge, profiles
 
 PAGE = 4096
 Tables = npt.NDArray[np.unsignedinteger]
-"""The memory as entries of tables, one row for each frame."""
+"""The memory as entries of tables, a row for each frame."""
 SYSTEMS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "x86": ("WinXPSP2x86", {"pae": False}, "<u4", 512),
     "x64": ("Win7SP1x64", {}, "<u8", 256),
@@ -24,7 +24,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], str, int]] = {
 
 
 def opened_with(path: Path, tables: Tables, place: tuple[int, int], change: int) -> Snapshot:
-    """What is understood with these bits of an entry flipped; the file is sound again then."""
+    """The snapshot with these bits of an entry flipped; the file is sound again afterwards."""
     sound = tables[place]
     odd = sound ^ tables.dtype.type(change)
     with path.open("r+b") as file:
@@ -40,7 +40,7 @@ def opened_with(path: Path, tables: Tables, place: tuple[int, int], change: int)
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_entries_that_all_tables_have(system: str, tmp_path: Path) -> None:
-    """Whatever bit is flipped, no frame changes class, and a remark says so."""
+    """No flipped bit changes a frame's class, and a remark tells it."""
     name, options, entry, half = SYSTEMS[system]
     path = tmp_path / "dump"
     truth = forge(path, profiles()[name], size=16 * MIB, processes=12, seed=3, **options)
@@ -63,7 +63,7 @@ def test_entries_that_all_tables_have(system: str, tmp_path: Path) -> None:
 
 
 def test_every_table_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more tables than are compared at once, a flipped bit in any of them is mended."""
+    """In more tables than a batch, a flipped bit of any table is repaired."""
     monkeypatch.setattr(flippedbits, "_TABLES_AT_ONCE", 5)
     path = tmp_path / "dump"
     truth = forge(path, profiles()["Win7SP1x64"], size=16 * MIB, processes=12, seed=3)
@@ -86,12 +86,12 @@ ALONE: dict[str, tuple[str, dict[str, Any], str, int, int]] = {
     "x64": ("Win7SP1x64", {}, "<u8", 256, 3),
     "10, x64": ("Win10x64_17763", {}, "<u8", 256, 3),
 }
-"""With the levels below the top."""
+"""The last number is the levels below the top."""
 _MOST_BY_NUMBERS = 4
 
 
 def below(tables: Tables, frame: int, levels: int) -> set[int]:
-    """What a table leads to, and it."""
+    """A table and all frames below it."""
     found = {frame}
     if levels:
         for entry in tables[frame][tables[frame] & 1 == 1].tolist():
@@ -103,9 +103,9 @@ def below(tables: Tables, frame: int, levels: int) -> set[int]:
 @pytest.mark.parametrize("system", ALONE)
 @pytest.mark.many
 def test_an_entry_that_one_process_has(system: str, tmp_path: Path) -> None:
-    """As that of hyperspace: it costs what it led to, and the frame that it names now.
+    """An entry like hyperspace's costs the frames below it, and the frame that it names now.
 
-    The process maps that frame, as it maps its tables. But no page of others changes, even if it is
+    The process maps that frame, as it maps its tables. No page of others changes, even if it is
     another process's page table. Only a page of small numbers may pass for a table of a few pages.
     """
     name, options, entry, half, levels = ALONE[system]
@@ -137,9 +137,9 @@ def test_an_entry_that_one_process_has(system: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.many
 def test_pae_directories(number: int, index: int, tmp_path: Path) -> None:
-    """The entries that name them may be altered: the processor's pointers name them, too.
+    """A damaged entry for a directory does no harm, since the processor's pointers name it, too.
 
-    Or a pointer may be. Whatever bit is flipped, no page changes its class, and nobody is lost.
+    Nor does a damaged pointer: for any flipped bit, all classes and processes stay.
     """
     path = tmp_path / "dump"
     truth = forge(path, profiles()["Win7SP1x86"], size=16 * MIB, processes=12, seed=3)
@@ -159,4 +159,4 @@ def test_pae_directories(number: int, index: int, tmp_path: Path) -> None:
             names = [one.name for one in snapshot.processes if one.is_alive]
             assert names == [one.name for one in sound.processes if one.is_alive], case
             told += any("pointers only" in remark for remark in snapshot.remarks)
-    assert told or index == 3  # the last entry names the table in which it stands
+    assert told or index == 3  # the last entry names its own table

@@ -1,7 +1,7 @@
-"""The page frame database: state, use, priority and former owner of each frame against the truth.
+"""The page frame database: each frame's state, use, priority and former owner equal the truth.
 
-The synthetic dumps have it with the layouts of the profiles and of later kernels; what a record
-says was noted when its frame was given to somebody (tests/synth/framedatabase.py).
+The synthetic dumps have layouts of the profiles and of later kernels. Their records were noted when
+each frame was given to its owner (tests/synth/framedatabase.py).
 """
 
 import csv
@@ -65,11 +65,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Server 2022": ("Win2022x64_20348", {}),
     "11": ("Win11x64_22000", {}),
 }
-"""Each kernel generation, in each way of paging that it has."""
+"""Each generation of kernels, in each of its ways of paging."""
 
 
 def told_uses(profile: Profile, *, five_levels: bool) -> dict[str, str]:
-    """What a version's records do not tell apart: docs/windows.md has the same."""
+    """Uses that a version's records do not distinguish, as in docs/windows.md."""
     untold: dict[str, str] = {}
     wide, version = profile.bits == 64, profile.version
     tells_types = profile.tells_system_types and not five_levels
@@ -81,7 +81,7 @@ def told_uses(profile: Profile, *, five_levels: bool) -> dict[str, str]:
     if "KernelStack" not in profile.frame_record["members"]:
         untold |= {"kernel stack": "kernel"}
     if tells_types:
-        # Before build 16299 stacks have no part of the kernel's addresses for themselves.
+        # Before build 16299, stacks share a part of the kernel's addresses.
         untold["kernel stack"] = "kernel stack" if profile.build >= 16299 else "system PTE"
     return untold
 
@@ -94,7 +94,7 @@ def synthetic_dump(path: Path, name: str, **options: Any) -> tuple[Truth, Record
 
 
 def records_of(snapshot: Snapshot) -> FrameRecords:
-    """What the database of a dump tells, where it is found."""
+    """The records of a dump's database, which must be found."""
     assert snapshot.records is not None, snapshot.record_remarks
     return snapshot.records
 
@@ -109,7 +109,7 @@ def uses_of(records: FrameRecords) -> npt.NDArray[np.str_]:
 
 
 def pids_of(snapshot: Snapshot) -> npt.NDArray[np.int64]:
-    """The pid of each frame's former owner; -1 where there is none."""
+    """The pid of each frame's former owner; -1 without one."""
     owners = records_of(snapshot).last_owners
     assert owners is not None
     pids = np.array([process.pid for process in snapshot.processes])
@@ -123,7 +123,7 @@ def true_pids(truth: Truth, records: RecordTruth) -> npt.NDArray[np.int64]:
 
 
 def files_of(snapshot: Snapshot) -> list[tuple[str, str, int]]:
-    """Path and kind of the file behind each frame, and the offset in it."""
+    """Path and kind of each frame's file, and the offset in it."""
     pages = snapshot.file_pages
     told = [(file.path, file.kind) for file in pages.files] + [("", "")]
     file, offset = pages.of_frames(0, snapshot.classes.size)
@@ -138,7 +138,7 @@ def true_files(records: RecordTruth) -> list[tuple[str, str, int]]:
 
 
 def check(path: Path, name: str, **options: Any) -> None:
-    """Everything that the database tells is true of every frame."""
+    """All records of the database are true for every frame."""
     truth, expected = synthetic_dump(path, name, **options)
     snapshot = memory_visualizer.open(path)
     records = records_of(snapshot)
@@ -175,7 +175,7 @@ def test_families(family: str, tmp_path: Path) -> None:
 
 
 def test_truth_has_all_kinds(tmp_path: Path) -> None:
-    """The tests above would say nothing of a state or use that no frame has."""
+    """Every state and use occurs, so the tests above cover all of them."""
     truth, records = synthetic_dump(tmp_path / "dump", "Win7SP1x64")
     states = {state.label for state in WindowsState if state}
     assert set(records.records["state"]) == states
@@ -192,7 +192,7 @@ def test_profiles(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("Win2003SP0x86", 36), ("Win2003SP1x64", 72)])
 def test_a_layout_that_nobody_knows(name: str, size: int, tmp_path: Path) -> None:
-    """Records of another size are found, too; what only their layout would tell is not told."""
+    """Records of unknown size are found; values that depend on the layout are left out."""
     record = {**ALL[name].frame_record, "size": size}
     profile = replace(ALL[name], frame_record=record)
     truth = forge(tmp_path / "dump", profile, size=32 * MIB, database=True)
@@ -214,7 +214,7 @@ def test_a_layout_that_nobody_knows(name: str, size: int, tmp_path: Path) -> Non
 def test_no_database_behind_the_last_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Witnesses that lie lead to no array that goes on behind all addresses."""
+    """False witnesses do not lead to an array beyond the last address."""
     synthetic_dump(tmp_path / "dump", "Win7SP1x64")
     honest, tried = framedatabase._witnesses, list[int]()
 
@@ -234,7 +234,7 @@ def test_no_database_behind_the_last_address(
 
 
 def changed(path: Path, change: Callable[[npt.NDArray[np.uint8]], None]) -> Snapshot:
-    """The dump after some bytes of it were changed."""
+    """The snapshot of a dump after a change of its bytes."""
     contents = np.memmap(path, np.uint8, "r+")
     change(contents)
     contents.flush()
@@ -243,7 +243,7 @@ def changed(path: Path, change: Callable[[npt.NDArray[np.uint8]], None]) -> Snap
 
 
 def record_places(truth: RecordTruth, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where in the dump each byte of the records of some frames lies, shape (n, size)."""
+    """The places of each byte of some frames' records, shape (n, size)."""
     place = frames[:, None] * truth.stride + np.arange(truth.stride)
     found: npt.NDArray[np.int64] = truth.frames[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE
     return found
@@ -253,7 +253,7 @@ def record_places(truth: RecordTruth, frames: npt.NDArray[np.int64]) -> npt.NDAr
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
 @pytest.mark.many
 def test_lost_pages_cost_their_frames(name: str, is_hole: bool, tmp_path: Path) -> None:
-    """Pages of zeros, or pages that the dump does not hold."""
+    """Pages of zeros, and pages that the dump lacks, cost their own frames."""
     path = tmp_path / "dump"
     _, expected = synthetic_dump(path, name, size=64 * MIB)
     before = records_of(memory_visualizer.open(path))
@@ -311,13 +311,13 @@ def test_a_wrong_record_costs_its_frame(name: str, tmp_path: Path) -> None:
 
 
 def hostile_random(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
-    """Noise in the place of the database."""
+    """Noise replaces the database."""
     noise = np.random.default_rng(6).integers(0, 256, (len(truth.frames), PAGE_SIZE), np.uint8)
     dump.reshape(-1, PAGE_SIZE)[truth.frames] = noise
 
 
 def hostile_circular(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
-    """Each frame is in the table that it is itself."""
+    """Each frame's record names the frame itself as its table."""
     layout = 40 if truth.stride == 48 else truth.stride - 4
     frames = np.arange(len(truth.records))
     places = record_places(truth, frames)[:, layout : layout + 4]
@@ -325,7 +325,7 @@ def hostile_circular(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
 
 
 def hostile_stride(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
-    """The records of an array whose records are larger: each one page's are shifted."""
+    """The records of each page are shifted as if records were larger."""
     for number, frame in enumerate(truth.frames.tolist()):
         page = dump.reshape(-1, PAGE_SIZE)[frame]
         page[:] = np.roll(page, 4 * number)
@@ -346,7 +346,7 @@ def test_hostile_databases(
 
 @pytest.mark.parametrize(("share", "is_believed"), [(0.35, True), (0.65, False)])
 def test_most_records_decide(share: float, is_believed: bool, tmp_path: Path) -> None:
-    """Records of user pages lead nowhere: up to a half of them are borne, and told of."""
+    """Up to half of the records may lead nowhere, with a remark; beyond that, none is believed."""
     path = tmp_path / "dump"
     truth, expected = synthetic_dump(path, "Win10x64_17763", kernel_pages=150, user_pages=300)
     rows = expected.records
@@ -369,14 +369,14 @@ def test_most_records_decide(share: float, is_believed: bool, tmp_path: Path) ->
 
 
 _TYPES = 59 * PAGE_SIZE - 0x80
-"""Where in the kernel's image the synthetic dumps have the array of types: across two pages."""
+"""Offset of the array of types in the synthetic kernel's image: it crosses two pages."""
 
 
 @pytest.mark.parametrize("harm", ["lost", "another", "altered", "a sign"])
 def test_array_of_types(harm: str, tmp_path: Path) -> None:
-    """Lost, its parts are not told; a wrong byte costs its part, and so does one in a copy.
+    """A lost array costs its parts; a wrong byte, also in a copy, costs its own part.
 
-    So it is for one of the three parts by which the array is known.
+    This holds for one of the three parts by which the array is known.
     """
     path = tmp_path / "dump"
     truth, expected = synthetic_dump(path, "Win10x64_19041")
@@ -390,7 +390,7 @@ def test_array_of_types(harm: str, tmp_path: Path) -> None:
 
     starts = [place(image + _TYPES), place(image + _TYPES + 0x80)]
     pool = np.flatnonzero(expected.records["use"] == "paged pool")
-    part = int(expected.records["pte_address"][pool[0]] >> 30) & 0xFF  # of the page, in the window
+    part = int(expected.records["pte_address"][pool[0]] >> 30) & 0xFF  # its part of the window
 
     def change(dump: npt.NDArray[np.uint8]) -> None:
         array = np.concatenate([dump[start : start + 0x80] for start in starts])
@@ -424,9 +424,9 @@ def test_array_of_types(harm: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def contradicted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
-    """A dump in which an entry of a process was altered, and the two frames that this is about.
+    """A dump with an altered entry of a process, a free frame, and the frame that lost the entry.
 
-    It led to the second frame, and leads to the first one, which is free.
+    The entry led to the last one, and leads to the free one now.
     """
     path = tmp_path_factory.mktemp("contradicted") / "dump"
     _, expected = synthetic_dump(path, "Win10x64_17763")
@@ -462,7 +462,7 @@ def test_contradictions(contradicted: tuple[Path, int, int]) -> None:
 def test_outputs(
     contradicted: tuple[Path, int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tables, JSON and summary tell the same as the snapshot."""
+    """Tables, JSON and summary agree with the snapshot."""
     path, free, hidden = contradicted
     outputs = [str(tmp_path / name) for name in ("a.png", "a.npz", "a.json")]
     arguments = [str(path), "-o", outputs[0], "--table", outputs[1], "--json", outputs[2]]
@@ -499,7 +499,7 @@ def test_outputs(
 
 
 def test_chosen_processes_only(contradicted: tuple[Path, int, int], tmp_path: Path) -> None:
-    """Table and JSON name no other process as a former owner."""
+    """Table and JSON do not name other processes as former owners."""
     snapshot = memory_visualizer.open(contradicted[0])
     pids = pids_of(snapshot)
     pid = int(np.bincount(pids[pids >= 0]).argmax())
@@ -515,7 +515,7 @@ def test_chosen_processes_only(contradicted: tuple[Path, int, int], tmp_path: Pa
 def test_uses_as_a_table(
     contradicted: tuple[Path, int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Uses down, states across; rows and columns add up to the frames of the dump."""
+    """Uses are rows, states are columns; the sums are the frames of the dump."""
     assert main([str(contradicted[0]), "-o", str(tmp_path / "a.png"), "--uses"]) == 0
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("Pages by use and state")
@@ -583,7 +583,7 @@ def test_colours(color_by: str, palette: str, contradicted: tuple[Path, int, int
 def test_read_only_where_asked_for(
     contradicted: tuple[Path, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture by class needs no records."""
+    """A picture by class does not read the records."""
 
     def refuse(*_: object) -> FrameRecords:
         raise AssertionError("the records were read")

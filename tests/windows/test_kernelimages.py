@@ -1,4 +1,4 @@
-"""Which addresses lie in the kernel's images, where headers in them are false."""
+"""Which addresses lie in the kernel's images if their headers are false."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def test_a_false_header_inside_a_driver_hides_nothing() -> None:
 
 
 def test_a_false_size_does_not_swallow_many_images() -> None:
-    """It ends where the first of them begins, so what lies between them is no image."""
+    """Such an image ends at the first swallowed image, so pages between images are in none."""
     real = [(20, 22), (30, 33), (40, 41), (50, 52), (60, 61)]
     inside = [page for start, end in real for page in range(start, end)]
     assert held(images((10, 100), *real), 120) == [*range(10, 20), *inside]

@@ -1,4 +1,4 @@
-"""The kernel's list of modules, against the truth noted when it was written."""
+"""The kernel's list of modules, against the noted truth."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_profiles(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win10x64_19041"])
 def test_a_driver_without_header_is_a_driver_image(name: str, tmp_path: Path) -> None:
-    """The list tells of it; the search for headers does not."""
+    """The list tells it; the search for headers does not."""
     truth = dump_with_objects(tmp_path / "dump", name)
     [hidden] = [one for one in truth.modules if len(one.frames) and one.name == "tcpip.sys"]
     uses = memory_visualizer.open(tmp_path / "dump").uses
@@ -59,7 +59,7 @@ def test_a_driver_without_header_is_a_driver_image(name: str, tmp_path: Path) ->
 
 
 class Damaged:
-    """A dump with a list of modules, to be damaged."""
+    """A dump with a list of modules that tests damage."""
 
     def __init__(self, path: Path, name: str, truth: Truth) -> None:
         self.path = path
@@ -81,14 +81,14 @@ class Damaged:
         return {module.name: module for module in modules}, snapshot
 
     def others(self, *numbers: int) -> dict[str, Module]:
-        """All modules but these, as they are."""
+        """All other modules, unchanged."""
         rows = [one for number, one in enumerate(self.truth.modules) if number not in numbers]
         return {one.name: row(one) for one in rows}
 
 
 @pytest.fixture(params=["WinXPSP2x86", "Win7SP1x64"])
 def damaged(request: pytest.FixtureRequest, originals: Originals, tmp_path: Path) -> Damaged:
-    """A dump of 32 and one of 64 bits."""
+    """A dump with 32 bits, and one with 64."""
     path = tmp_path / "dump"
     return Damaged(path, request.param, originals.copy(request.param, path))
 
@@ -102,12 +102,12 @@ def test_a_broken_link_costs_nothing(damaged: Damaged) -> None:
 
 
 def test_a_fragment_between_two_broken_links_is_joined(damaged: Damaged) -> None:
-    """Nothing leads to three entries from either side."""
+    """Three entries are reached from neither side."""
     damaged.set(2, "InLoadOrderLinks", 0x41414140)
     entry = damaged.truth.modules[6].entry
     damaged.patch.write(entry + damaged.word, (0x41414140).to_bytes(damaged.word, "little"))
     found, snapshot = damaged.found()
-    # The header of the fourth driver is not in memory: by its entry alone it is not known.
+    # The fourth driver's header is not in memory, so its entry alone does not prove it.
     hidden = damaged.truth.modules[4]
     assert hidden.name == "tcpip.sys"
     assert found == damaged.others(4)
@@ -136,7 +136,7 @@ def test_a_lie_costs_its_own_entry(damaged: Damaged, member: str, value: int, si
     found, snapshot = damaged.found()
     assert {name: one for name, one in found.items() if name != "ndis.sys"} == damaged.others(3)
     true = row(damaged.truth.modules[3])
-    if member == "SizeOfImage":  # the header of the image tells it
+    if member == "SizeOfImage":  # the image's header tells it
         assert found["ndis.sys"] == true
     elif member == "DllBase":
         assert found["ndis.sys"].ranges == () and found["ndis.sys"].frames == ()
@@ -156,7 +156,7 @@ def test_two_entries_with_the_same_base(damaged: Damaged) -> None:
 
 
 def test_texts_that_are_paged_out_cost_only_themselves(damaged: Damaged) -> None:
-    """Of all modules but two; the addresses of each are known."""
+    """All but two modules lose their texts; all addresses are still known."""
     offset = ALL[damaged.truth.profile].offset
     for module in damaged.truth.modules[2:]:
         for member in ("FullDllName", "BaseDllName"):
@@ -172,10 +172,10 @@ def test_texts_that_are_paged_out_cost_only_themselves(damaged: Damaged) -> None
 
 
 def test_without_the_head_of_the_list(damaged: Damaged) -> None:
-    """The entries are found by their form, wherever they lie."""
+    """Entries without the list's head are found by their form."""
     kernel = damaged.truth.modules[0]
     head = int.from_bytes(damaged.patch.read(kernel.entry + damaged.word, damaged.word), "little")
     damaged.patch.write(head, bytes(2 * damaged.word))
     found, snapshot = damaged.found()
-    assert found == damaged.others(4)  # nothing but the list tells of the driver without header
+    assert found == damaged.others(4)  # only the list tells this driver
     assert "8 entries beside it" in remarks_of(snapshot)

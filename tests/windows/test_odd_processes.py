@@ -1,4 +1,4 @@
-"""Odd process objects: what is odd about one is said of that one, and costs nobody else."""
+"""Odd process objects: an oddity changes only the report on its own process."""
 
 import os
 from pathlib import Path
@@ -27,13 +27,13 @@ from tests.oddities import (
 )
 
 EXAMPLES = int(os.environ.get("MEMVIZ_LAW", "25"))
-"""Of the law, for each family: more with MEMVIZ_LAW in the environment, as tests.fuzz sets it."""
+"""Examples of the law for each family; MEMVIZ_LAW in the environment asks for more."""
 
 
 class Sound(dict[str, tuple[Image, Said]]):
-    """Each family's image, and what is said of it."""
+    """Each family's image, and the report on it."""
 
-    def __repr__(self) -> str:  # for Hypothesis, which shows what a test was given
+    def __repr__(self) -> str:  # Hypothesis prints this for a failing test
         return "sound images"
 
 
@@ -45,7 +45,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
 
 
 def odd_one(said: Said, image: Image, name: str) -> list[Process]:
-    """What is said of a process, by the place of its object."""
+    """The report on a process, by its object's address."""
     address = victim(image, name).eprocess
     return [p for p in said.snapshot.processes if p.object_address == address]
 
@@ -107,7 +107,7 @@ SAID = {
     "being deleted": ("ending", "ending"),
     "in the middle of its exit": ("ending", "ending"),
 }
-"""Of each kind the state of the odd process, and what is odd about it."""
+"""For each kind, the state and the oddity of the process."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -132,21 +132,21 @@ def test_sound_processes_are_not_odd(family: str, sound: Sound) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tables_without_an_object(family: str, sound: Sound, tmp_path: Path) -> None:
-    """Those in use are shown and painted; those of a process long gone are not."""
+    """Tables in use are shown and painted; an old process's tables are not."""
     image, before = sound[family]
     cost, after = tried(image, before, "base null", tmp_path, "svchost.exe")
     [nameless] = [p for p in after.snapshot.processes if not p.object_address]
     assert nameless.anomalies == ("known by its page tables only",)
     assert after.snapshot.stale_spaces == before.snapshot.stale_spaces == 1
     changed = np.flatnonzero(after.classes != before.classes).tolist()
-    # Its second table, for user mode, is named by nobody any more.
+    # No object names its second table, for user mode, any more.
     assert set(changed) <= {victim(image, "svchost.exe").shadow_dtb // PAGE_SIZE}
     assert cost.frames == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_headers_lost(family: str, sound: Sound, tmp_path: Path) -> None:
-    """Nothing begins as a process does: the table bases still lead to the objects."""
+    """Without any process header, table bases still lead to the objects."""
     image, before = sound[family]
     _, after = tried(image, before, "all headers lost", tmp_path, "System")
     for process in after.snapshot.processes:
@@ -173,7 +173,7 @@ def test_the_system_process_is_known_by_more_than_its_pid(
 def test_copies_are_told(kind: str, count: int, family: str, sound: Sound, tmp_path: Path) -> None:
     image, before = sound[family]
     cost, after = tried(image, before, kind, tmp_path, "svchost.exe")
-    assert len(after.snapshot.copies) % count == 0  # more objects may lie in the same page
+    assert len(after.snapshot.copies) % count == 0  # the page may have more objects
     assert len(after.snapshot.copies) >= count
     assert after.processes == before.processes
     assert cost.is_found
@@ -197,7 +197,7 @@ SHIFTS = {"x86": (22, 12), "pae": (30, 21, 12), "x64": (39, 30, 21, 12)}
 def test_tables_that_lead_to_the_objects_are_lost(
     family: str, sound: Sound, tmp_path: Path
 ) -> None:
-    """One after the other of the kernel's tables is text: the names are still known."""
+    """One of the kernel's tables after another becomes text; all names stay."""
     image, before = sound[family]
     names = {(p.pid, p.name, p.is_alive) for p in before.snapshot.processes}
     for frame in tables_to(image, image.truth.processes[1].eprocess)[1:]:
@@ -209,12 +209,12 @@ def test_tables_that_lead_to_the_objects_are_lost(
         for process in after.snapshot.processes:
             assert "object not mapped" in process.anomalies or process.object_address > 1 << 31
         gone = (before.classes != after.classes).nonzero()[0]
-        # What the table led to was the kernel's.
+        # Pages below the table were the kernel's.
         assert set(before.classes[gone]) <= {PageClass.KERNEL}
 
 
 def tables_to(image: Image, virtual: int) -> list[int]:
-    """Frames of the tables by which System's address space leads there, the top one first."""
+    """The tables on System's way to an address, the top one first."""
     wide = image.truth.paging != "x86"
     entries = image.pages.reshape(-1).view(np.uint64 if wide else np.uint32)
     table = image.truth.processes[0].dtb & ~0xF
@@ -227,7 +227,7 @@ def tables_to(image: Image, virtual: int) -> list[int]:
     return frames
 
 
-# The law: whatever is written into objects of some processes, what is said of all others stays.
+# The law: for any bytes in some processes' objects, the report on all others stays.
 
 values = st.one_of(
     st.binary(min_size=1, max_size=16),
@@ -288,7 +288,7 @@ def test_kinds_are_many() -> None:
 def test_names_where_pages_changed_places(
     family: str, share: float, sound: Sound, tmp_path: Path
 ) -> None:
-    """A live dump: pages of other moments. Whoever's object and top-level table stay is known."""
+    """In a live dump with pages of other moments, each sound object with its table is known."""
     image, _ = sound[family]
     for seed in range(8):
         odd = image.copy()

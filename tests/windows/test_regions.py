@@ -1,4 +1,4 @@
-"""The regions of processes, against the truth noted when their VADs were written."""
+"""The regions of processes, against the truth of their VADs."""
 
 import csv
 import json
@@ -81,7 +81,7 @@ def test_profiles(name: str, tmp_path: Path) -> None:
 
 
 def test_all_pages_of_processes_lie_in_their_regions(tmp_path: Path, originals: Originals) -> None:
-    """The page tables, which regions are not read from, agree."""
+    """The page tables, which are not a source of regions, agree."""
     originals.copy("Win10x64_19041", tmp_path / "dump")
     snapshot = memory_visualizer.open(tmp_path / "dump")
     rows = snapshot.mappings
@@ -117,7 +117,7 @@ def test_findings(tmp_path: Path, originals: Originals) -> None:
 
 
 class Damaged:
-    """A dump with regions, to be damaged; a process in the midst is its victim."""
+    """A dump with regions that tests damage; the victim is a process in the middle."""
 
     def __init__(self, path: Path, name: str, truth: Truth) -> None:
         self.path = path
@@ -138,7 +138,7 @@ class Damaged:
         return self.regions[len(self.regions) // 2]
 
     def below(self, node: int, place: int) -> list[RegionTruth]:
-        """The regions under one of a node's links."""
+        """The regions below one of a node's links."""
         child = self.number(node + place)
         found = [region for region in self.regions if region.node == child]
         for region in list(found):
@@ -157,7 +157,7 @@ class Damaged:
         self.set(region.node + self.profile.offset("_MMVAD_SHORT", member), value, 4)
 
     def lost(self) -> tuple[list[Region], str]:
-        """The regions of the victim that are not found, and the remarks; all others are found."""
+        """The victim's missing regions, and the remarks; all others must be found."""
         snapshot = memory_visualizer.open(self.path)
         found, true = found_in(snapshot), rows_of(self.truth)
         kept = found.pop(self.victim.pid, [])
@@ -186,7 +186,7 @@ def test_bounds_that_lie_cost_their_region(damaged: Damaged, member: str, value:
 
 
 def test_a_region_that_swallows_others_is_left_out(damaged: Damaged) -> None:
-    """It overlaps many regions, none of which overlaps another one."""
+    """The left-out region overlaps many that do not overlap each other."""
     region = damaged.regions[1]
     damaged.bound(region, "EndingVpn", damaged.regions[8].end // PAGE_SIZE)
     lost, remarks = damaged.lost()
@@ -213,7 +213,7 @@ def test_a_link_to_the_tree_s_own_root(damaged: Damaged) -> None:
 
 
 def test_a_link_into_the_tree_of_another_process(damaged: Damaged) -> None:
-    """Its nodes lead back to their own process."""
+    """The nodes there lead back to their own process."""
     under = damaged.below(damaged.root.node, damaged.left)
     foreign = damaged.others[len(damaged.others) // 2].node
     damaged.set(damaged.root.node + damaged.left, damaged.number(foreign + damaged.left))
@@ -260,7 +260,7 @@ def test_a_section_that_is_lost_is_told(damaged: Damaged) -> None:
 def test_pages_of_a_region_that_was_taken_out(
     damaged: Damaged, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """No region tells of them, but the summary does."""
+    """The summary counts the pages, which have no region any more."""
     snapshot = memory_visualizer.open(damaged.path)
     [index] = [n for n, one in enumerate(snapshot.processes) if one.pid == damaged.victim.pid]
     rows = snapshot.mappings
@@ -297,7 +297,7 @@ def test_a_root_that_is_gone(damaged: Damaged) -> None:
 
 
 def test_more_charged_pages_than_a_region_has(tmp_path: Path, originals: Originals) -> None:
-    """The largest number stands for none (MM_MAX_COMMIT): how many are charged is not told."""
+    """The largest number means none (MM_MAX_COMMIT), so the charge is not told."""
     path = tmp_path / "dump"
     damaged = Damaged(path, "Win7SP1x64", originals.copy("Win7SP1x64", path))
     at = damaged.root.node + damaged.profile.offset("_MMVAD_SHORT", "u")
@@ -341,7 +341,7 @@ def test_as_a_table(
         {
             "pid": str(pid),
             "start": hex(region.start),
-            "protection": region.protection.replace("---", "'---"),  # no formula
+            "protection": region.protection.replace("---", "'---"),  # not a formula
             "sharing": "private" if region.is_private else "shared",
             "file": region.file,
             "type": region.kind,
@@ -373,7 +373,7 @@ def test_extract_writes_them(tmp_path: Path, originals: Originals) -> None:
 
 
 class Blocks:
-    """A dump in which the blocks of one process can be damaged."""
+    """A dump in which tests damage one process's blocks."""
 
     def __init__(self, name: str, path: Path, originals: Originals) -> None:
         self.path = path
@@ -404,7 +404,7 @@ class Blocks:
         self.patch.write(at, value.to_bytes(size or self.profile.pointer_size, "little"))
 
     def lost(self) -> list[int]:
-        """The begins of regions of the process whose names are gone; all other regions agree."""
+        """Begins of the process's regions that lost their names; all other regions must agree."""
         found, true = found_in(memory_visualizer.open(self.path)), rows_of(self.truth)
         assert all(found[pid] == rows for pid, rows in true.items() if pid != self.pid)
         lost = []
@@ -433,7 +433,7 @@ def test_heaps_and_stacks_are_there(blocks: Blocks) -> None:
 @pytest.mark.parametrize("member", ["Self", "StackLimit"])
 @pytest.mark.many
 def test_a_block_of_a_thread_that_lies(blocks: Blocks, member: str) -> None:
-    """One wrong word costs nothing, but a bound of the stack costs this stack its name."""
+    """A wrong word does no harm, but a wrong bound of the stack costs the stack's name."""
     at = blocks.member(blocks.thread_block(1), "_NT_TIB", member)
     blocks.set(at, 0x1234)
     assert blocks.lost() == ([] if member == "Self" else blocks.named("[stack]")[:1])
@@ -442,7 +442,7 @@ def test_a_block_of_a_thread_that_lies(blocks: Blocks, member: str) -> None:
 @pytest.mark.parametrize("place", ["thread", "object"])
 @pytest.mark.many
 def test_a_wrong_address_of_the_process_s_block(blocks: Blocks, place: str) -> None:
-    """Threads and the process object outvote one another."""
+    """Threads and the process object outvote each other's damage."""
     if place == "thread":
         at = blocks.member(blocks.thread_block(2), "_TEB", "ProcessEnvironmentBlock")
         blocks.set(at, blocks.named("[heap]")[0])
@@ -453,7 +453,7 @@ def test_a_wrong_address_of_the_process_s_block(blocks: Blocks, place: str) -> N
 
 
 def test_a_list_of_heaps_that_is_lost(blocks: Blocks) -> None:
-    """Heaps with a mark and their own address remain, as they have them since Vista."""
+    """Since Vista, heaps are found by their mark and their own address."""
     blocks.set(blocks.member(blocks.process_block, "_PEB", "ProcessHeaps"), 0)
     second, third = blocks.named("[heap]")[:2]
     without_marks = blocks.profile.version < (6, 0)
@@ -461,7 +461,7 @@ def test_a_list_of_heaps_that_is_lost(blocks: Blocks) -> None:
 
 
 def test_more_heaps_than_a_process_can_have(blocks: Blocks) -> None:
-    """Their number is cut, and told."""
+    """Their number is cut, and a remark tells it."""
     blocks.set(blocks.member(blocks.process_block, "_PEB", "NumberOfHeaps"), 0xFFFF_FFFF, 4)
     assert blocks.lost() == []
     snapshot = memory_visualizer.open(blocks.path)
@@ -470,7 +470,7 @@ def test_more_heaps_than_a_process_can_have(blocks: Blocks) -> None:
 
 
 def test_one_altered_entry_and_the_right_to_execute() -> None:
-    """A region that seems to lack it changes nothing on a machine that does not know this right."""
+    """If the right is unknown on the machine, a region without it makes no difference."""
     all_rights = MAY_USER | MAY_WRITE | MAY_EXECUTE
     rights = np.full(40, all_rights, np.uint8)
     rights[3], rights[5] = MAY_USER | MAY_WRITE, 0

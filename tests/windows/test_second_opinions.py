@@ -1,4 +1,4 @@
-"""Modules and regions as other programs see them: Volatility 2 and 3, and MemProcFS."""
+"""Modules and regions by other programs: Volatility 2 and 3, and MemProcFS."""
 
 import json
 from collections import defaultdict
@@ -16,13 +16,13 @@ from tests.volatility3.test_visualizer import Volatility
 from tests.windows.dumps import dump_with_objects
 
 PROTECTIONS = ("---", "r--", "--x", "r-x", "rw-", "rc-", "rwx", "rcx")
-"""By the lowest three bits of the protection that the others print as a number."""
+"""By the lowest three bits of the protection, which the others print as a number."""
 
 Row = tuple[int, int, str, bool]
 
 
 def regions_of(snapshot: Snapshot) -> dict[int, list[Row]]:
-    """Start, end, protection and whether it is private, of each listed process's regions."""
+    """Start, end, protection and privacy of each listed process's regions."""
     return {
         process.pid: [
             (one.start, one.end, one.protection, one.is_private)
@@ -41,7 +41,7 @@ VOLATILITY_2 = (
 
 
 def test_volatility_2(volatility2: Path, tmp_path: Path) -> None:
-    """`modules` and what `vadinfo` prints, of a system with each form of VADs."""
+    """`modules` and `vadinfo` agree, for a system with each form of VADs."""
     for name in VOLATILITY_2:
         dump_with_objects(tmp_path / name, name)
     dumps = tmp_path / "dumps"
@@ -89,13 +89,13 @@ RIGHTS = {
     "rwx-": "rwx",
     "-wxc": "rcx",
 }
-"""Its words for rights, behind marks of private memory and of guard pages."""
+"""MemProcFS's letters for rights, after marks of private memory and guard pages."""
 
 
 @pytest.mark.parametrize("name", MEMPROCFS)
 @pytest.mark.many
 def test_memprocfs(name: str, memprocfs: ModuleType, tmp_path: Path) -> None:
-    """Its VAD map of each process, and its modules of the System process."""
+    """The VAD map of each process and the modules of System agree."""
     dump_with_objects(tmp_path / "dump", name)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     vmm = memprocfs.Vmm(["-device", str(tmp_path / "dump"), *OPTIONS])
@@ -130,11 +130,11 @@ PAGES = {
     "PAGE_NOACCESS": "---",
     "": "",
 }
-"""Volatility 3's words for protections; it has none for guard pages and reserved memory."""
+"""Volatility 3's words for protections; guard pages and reserved memory have none."""
 
 
 def test_volatility_3(volatility3: Path, symbol_files: Path, tmp_path: Path) -> None:
-    """`windows.modules` and `windows.vadinfo` with the symbols of a real kernel."""
+    """`windows.modules` and `windows.vadinfo` agree, with the symbols of a real kernel."""
     program = Volatility(volatility3, tmp_path, symbol_files)
     dump_with_objects(program.dump, "Win10x64_19041")
     snapshot = memory_visualizer.open(program.dump)

@@ -1,4 +1,4 @@
-"""Votes of top-level tables: by samples from all over, for all of them."""
+"""Votes of top-level tables: samples of tables vote, and all tables are compared."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.synth import MIB, forge, profiles
 
 
 def test_every_table_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the tables behind those that are compared at once, and that vote."""
+    """Tables beyond the first batch, and beyond the voters, are compared, too."""
     truth = forge(tmp_path / "dump", profiles()["Win7SP1x64"], size=16 * MIB, processes=12)
     dump = memory_visualizer.open(tmp_path / "dump").dump
     roots = np.array([[process.dtb // 4096] for process in truth.processes if not process.exited])

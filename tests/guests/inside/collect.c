@@ -1,13 +1,13 @@
-/* collect WHERE MEBIBYTES [COMMAND]: what the kernel says of each page, process and file page.
+/* collect WHERE MEBIBYTES [COMMAND]: the kernel's records of each page, process and file page.
  *
- * It runs inside the guest. COMMAND is run first, then every other process is stopped. The kernel's
- * word is read into memory that was taken and locked before, so that reading it changes nothing.
- * Then the host is told READY, and saves memory; when the guest goes on, what was read is written
- * WHERE, a record for each file, and the machine is switched off. That is a disk, or `port` for the
- * debug port of QEMU (isa-debugcon), for kernels without a driver for such a disk.
+ * It runs inside the guest. COMMAND is run first, then every other process is stopped. The records
+ * are read into memory that was allocated and locked before, so that reading changes no page. Then
+ * the host is told READY, and saves memory; when the guest goes on, the records are written to
+ * WHERE, one for each file, and the machine is switched off. WHERE is a disk, or `port` for QEMU's
+ * debug port (isa-debugcon), for kernels without a driver for such a disk.
  *
- * A record is "REC1", the name (92 bytes, zeros behind it), the size (8 bytes) and the contents,
- * padded to 8 bytes. The last one is called END, or LOST if there was no room for all of them.
+ * A record is "REC1", the name (92 bytes, padded with zeros), the size (8 bytes) and the contents,
+ * padded to 8 bytes. The last record is called END, or LOST if there was no room for all of them.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -32,7 +32,7 @@
 #endif
 
 enum { MOST_PROCESSES = 8192, NAME_SIZE = 92, PAGES_AT_ONCE = 8192, MOST_FILE_PAGES = 1 << 16 };
-static const size_t RESERVE = 4096;               /* left free for what is written in one go */
+static const size_t RESERVE = 4096;               /* left free for data written in one go */
 static const uint64_t PRESENT = 1ull << 63;       /* in an entry of /proc/PID/pagemap */
 static const uint64_t FRAME = (1ull << 55) - 1;   /* likewise */
 static const uint64_t LONGEST_ADDRESS = 1ull << 48;
@@ -47,8 +47,8 @@ static char *buffer;
 static size_t capacity, used;
 static struct record *current;
 static int device = -1, is_port;
-static int lost;     /* pieces for which there was no room: the host refuses such a truth */
-static int is_after; /* the dump is taken: records may be written out at any time */
+static int lost;     /* pieces without room: the host refuses such a truth */
+static int is_after; /* after the dump: records may be written out at any time */
 static uint64_t page_size;
 
 static int pids[MOST_PROCESSES], pid_count;
@@ -158,14 +158,14 @@ static void list_processes(void) {
     closedir(folder);
 }
 
-/* How many processes, kernel threads left out, are running or waiting for a disk. */
+/* The number of processes, without kernel threads, that run or wait for a disk. */
 static int count_busy(void) {
     int busy = 0;
     for (int i = 0; i < pid_count; i++) {
         char path[64], text[600];
         snprintf(path, sizeof path, "/proc/%d/stat", pids[i]);
         if (pids[i] == getpid() || !read_text(path, text, sizeof text)) continue;
-        char *behind = strrchr(text, ')'); /* the name may hold anything */
+        char *behind = strrchr(text, ')'); /* the name may have any characters */
         if (!behind) continue;
         int is_thread = pids[i] == 2 || atoi(behind + 4) == 2;
         busy += !is_thread && (behind[2] == 'R' || behind[2] == 'D');
@@ -253,7 +253,7 @@ static void record_processes(const char *folder, const char *const *files) {
         }
 }
 
-/* A process's maps, and in `path` where its pagemap is; of another thread if the first is gone. */
+/* A process's maps, and in `path` its pagemap; another thread's if the first has ended. */
 static int read_maps(int pid, char *path, size_t size) {
     snprintf(path, size, "/proc/%d/maps", pid);
     if (read_text(path, maps, sizeof maps)) {
@@ -327,7 +327,7 @@ static void record_maps(void) {
 #ifdef HAS_PORTS
 enum { PORT = 0x2f8, LINE_STATUS = PORT + 5, CAN_SEND = 0x20, HAS_DATA = 1 };
 
-/* By the second serial port without the kernel's help, spinning until the host sends a byte. */
+/* Uses the second serial port without the kernel, and spins until the host sends a byte. */
 static void tell_host(const char *text) {
     outb(0, PORT + 1); /* no interrupts */
     outb(3, PORT + 3); /* 8 bits, no parity */
@@ -344,7 +344,7 @@ static void tell_host(const char *text) {
 #else
 enum { SECONDS_FOR_HOST = 6 };
 
-/* No ports here: by the console, spinning long enough for the host to stop the machine. */
+/* Without ports: uses the console, and spins long enough for the host to stop the machine. */
 static void tell_host(const char *text) {
     if (write(1, text, strlen(text)) < 0) perror("collect: READY");
     for (double start = now(); now() - start < SECONDS_FOR_HOST;) {
@@ -356,7 +356,7 @@ static void be_alone(int is_alone) {
     struct sched_param priority;
     memset(&priority, 0, sizeof priority);
     priority.sched_priority = is_alone ? 50 : 0;
-    /* Not by the library's function, which musl has but for show. */
+    /* The library's function does nothing in musl. */
     syscall(SYS_sched_setscheduler, 0, is_alone ? SCHED_FIFO : SCHED_OTHER, &priority);
 }
 
@@ -407,7 +407,7 @@ static void record_after(void) {
     record_files("files2.bin", 0, 0);
     record_processes("pid", of_process);
     for (size_t i = 0; i < sizeof of_system / sizeof *of_system; i++) {
-        flush(); /* the list of symbols needs nearly all room */
+        flush(); /* the list of symbols needs nearly all the room */
         record_file(of_system[i][0], of_system[i][1]);
     }
     begin("dmesg");
@@ -421,7 +421,7 @@ static void record_after(void) {
     flush();
 }
 
-/* Touch all that will be written to, so that no page is given out later. */
+/* Touch all memory that will be written to, so that no page is allocated later. */
 static int take_memory(size_t size) {
     capacity = size;
     buffer = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1,

@@ -1,8 +1,8 @@
-/* worker KIND KIBIBYTES [FILE]: a process with memory of one kind, marked, that then waits.
+/* worker KIND KIBIBYTES [FILE]: a process that marks memory of one kind, and then waits.
  *
- * Each 4 KiB of what it writes begin with LINTRUTH, its pid, the virtual address and a hash of the
- * kind (8 bytes each); the rest is noise, or one byte over and over if THIN is set, so that the
- * dump packs well. What it has done stands in /run/workers/PID.
+ * Each 4 KiB that it writes begin with LINTRUTH, its pid, the virtual address and a hash of the
+ * kind (8 bytes each); the rest is noise, or a single repeated byte if THIN is set, so that the
+ * dump packs well. /run/workers/PID tells its work.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,9 +34,9 @@ enum { UNIT = 4096, HUGE_PAGE = 2 << 20, STACK = 65536, RING_PAGES = 17 };
 
 static const char *kind, *path;
 static size_t size;
-static volatile char touched; /* what was read must be read */
+static volatile char touched; /* the compiler must not leave out the read */
 
-/* ---- what all kinds use ---- */
+/* ---- for all kinds ---- */
 
 static uint64_t noise(void) { /* xorshift64 */
     static uint64_t state;
@@ -76,7 +76,7 @@ static void note(const char *what, const void *start, size_t length) {
     if (file >= 0) close(file);
 }
 
-/* This kernel has no such memory: the process waits all the same. */
+/* This kernel has no such memory, but the process waits. */
 static void miss(const char *what) {
     perror(what);
     note("MISSING", 0, 0);
@@ -219,7 +219,7 @@ static void do_huge2m(void) {
     note("huge pages of the pool", start, size);
 }
 
-/* Regions of many kinds, each told apart from its neighbours by its rights or its name. */
+/* Regions of many kinds, each with other rights or another name than its neighbours. */
 static void do_regions(void) {
     static const int rights[] = {PROT_READ, PROT_READ | PROT_EXEC, PROT_NONE,
                                  PROT_READ | PROT_WRITE | PROT_EXEC};
@@ -288,7 +288,7 @@ static void do_open(void) {
     note("file, deleted, open", 0, 0);
 }
 
-/* Memory behind a descriptor without a name, of which a part is unmapped again. */
+/* Memory of an unnamed file descriptor; a part of it is unmapped again. */
 static void anonymous_file(int file, size_t unmapped, const char *what) {
     char *start = 0;
     if (file >= 0 && !ftruncate(file, size))
