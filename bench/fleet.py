@@ -80,7 +80,7 @@ def _once(folder: Path, dumps: list[Path], workers: int) -> tuple[float, float]:
 
 
 def _model(walls: dict[int, float], size: int) -> list[str]:
-    """What does not scale, and what a terabyte would take by that."""
+    """The share that does not scale, and the time for a terabyte by that share."""
     one, most = min(walls), max(walls)
     if one == most:
         return []

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a dump of up to 16 TiB takes, split among workers: a simulation with measured rates.
+"""The time for a dump of up to 16 TiB, split among workers: a simulation with measured rates.
 
 Usage: .venv/bin/python -m bench.fleet_model [RATES.json] [--storage GIB/S] [--link GIB/S]
 
 Workers take ranges in their order, at most fleet.split's number ahead; each reads its range over a
 link of its own from storage that all share, while it searches the range before. One process takes
-the findings in order, and then does the rest. RATES.json is of bench.split.
+the findings in order, and then does the rest. bench.split writes RATES.json.
 """
 
 import argparse
@@ -35,13 +35,13 @@ class Rates:
     take: float
     rest: float
     findings: float = 64_000.0
-    """Bytes for each GiB, computed: a bit for each frame, what a pickle adds to each block, and
-    eight bytes for each of the kernel's pages, a hundredth of all."""
+    """Bytes of findings for each GiB, computed: a bit for each frame, the overhead of a pickle for
+    each block, and eight bytes for each of the kernel's pages, a hundredth of all."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run takes."""
+    """The times and the memory of a run."""
 
     gib: float
     workers: int

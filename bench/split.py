@@ -76,7 +76,7 @@ class _Timed:
 
 
 def _on_one_processor() -> None:
-    """Keep a worker on one processor, and so in one thread."""
+    """Keep a worker on a single processor, so that its threads do not run in parallel."""
     if hasattr(os, "sched_setaffinity"):
         available = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {available[os.getpid() % len(available)]})
@@ -86,7 +86,7 @@ def measure(path: Path, workers: int) -> Run:
     """Analyse the dump once."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with ProcessPoolExecutor(workers, get_context("spawn"), _on_one_processor) as pool:
-        # Workers are there before the time begins, as those of a cluster.
+        # Workers are started before the measurement, like those of a cluster.
         list(pool.map(_warm, range(4 * workers)))
         timed = _Timed(SplitScan(pool, workers, 1 << 16))
         wall, cpu = time.perf_counter(), time.process_time()
@@ -138,7 +138,7 @@ def main() -> int:
         slope, constant = np.polyfit(inverse, walls, 1) if len(walls) > 1 else (walls[0], 0.0)
         print(f"Amdahl by the clock: {constant:.2f} s + {slope:.2f} s / workers")
         flat = [run for runs in all_runs.values() for run in runs]
-        # What a worker takes to start is not part of the work.
+        # The start of a worker is not part of the work.
         idle = statistics.median(_start_cost() for _ in range(3))
         rates = Rates(
             scan=min(

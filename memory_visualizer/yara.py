@@ -1,8 +1,8 @@
-"""Hits of YARA rules in memory: where each rule matches, and whose page that is.
+"""Hits of YARA rules in memory: where each rule matches, and who owns the page.
 
-yara-x, by the makers of YARA, compiles the rules and scans; this module gives it memory in pieces:
-each stretch of a process's addresses, or each run of page frames. A condition is decided within a
-piece of at most 16 MiB. Pieces overlap, so that no pattern of up to 64 KiB is cut.
+yara-x, by the makers of YARA, compiles the rules and scans. This module gives it memory in pieces:
+each run of a process's addresses, or each run of page frames. A condition is evaluated within a
+piece of at most 16 MiB. Pieces overlap, so that no match of up to 64 KiB is cut.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,21 +25,21 @@ from memory_visualizer.units import PAGE_SIZE
 PIECE_FRAMES = 4096
 """Frames of a piece: 16 MiB."""
 TAIL_FRAMES = 16
-"""Frames behind a piece that are scanned with it."""
+"""Frames behind a piece that are scanned with it (its tail)."""
 MOST_OF_RULE, MOST_HITS = 1000, 100_000
 """The most hits of a rule, and of all rules, that are kept; all others are counted."""
 _MOST_IN_PIECE = 10_000
 """The most matches of a pattern in a piece that are counted."""
 _MOST_PAGES = 1 << 22
-"""The most pages of all rules, each counted for each rule, that are kept."""
+"""The most pages with hits that are kept; a page counts once for each rule."""
 _SECONDS = 30
-"""For a piece; sound rules take some hundredths of a second."""
+"""Timeout for a piece; sound rules take some hundredths of a second."""
 _MOST_TIMEOUTS = 4
-"""After so many pieces that took too long, the rest is not scanned."""
+"""After this many timeouts the scan ends."""
 
 
 class RulesError(BadInputError):
-    """Rules do not compile; `details` is what the compiler says, in lines."""
+    """Rules do not compile; `details` has the lines of the compiler's message."""
 
     def __init__(self, path: Path, details: str) -> None:
         super().__init__(f"{path} does not compile")
@@ -53,15 +53,15 @@ class Hit:
     rule: int
     """Index in Hits.rules."""
     pattern: str
-    """Its name, such as ``$a``; empty for a rule that matches a piece without a pattern."""
+    """Name of the pattern, such as ``$a``; empty for a rule that matches without a pattern."""
     frame: int
     offset: int
-    """Of the first byte, in its page."""
+    """Offset of the first byte in its page."""
     length: int
     """Bytes."""
     process: int = -1
-    """Index in Snapshot.processes: the process in which it was found, or else the first one that
-    has the page. -1 if no process has it."""
+    """Index in Snapshot.processes: the process in which it was found, or else the first process
+    that has the page. -1 if no process has it."""
     virtual: int | None = None
     """Virtual address of the first byte in this process."""
     owners: int = 0
@@ -81,7 +81,7 @@ class Rule:
     file: str
     """Name of the file with the rule."""
     count: int
-    """All hits, also those that are not kept."""
+    """The number of hits, including hits that are not kept."""
     is_exact: bool
     """Whether `count` is exact; otherwise there are more."""
     frames: NDArray[np.int64]
@@ -93,7 +93,7 @@ class Hits:
     """The hits of rules in memory."""
 
     rules: tuple[Rule, ...]
-    """Those with hits, by file and name."""
+    """The rules with hits, by file and name."""
     found: tuple[Hit, ...]
     """In the order of the scan: by physical address, or by process and virtual address."""
     scanned: int
@@ -113,8 +113,8 @@ class Rules:
     def __init__(self, paths: Sequence[Path]) -> None:
         """Compile the rules in some files, each in a namespace of its own.
 
-        BadInputError when a file cannot be read; RulesError when it does not compile;
-        MissingLibraryError where yara-x is not installed.
+        BadInputError if a file cannot be read; RulesError if it does not compile;
+        MissingLibraryError if yara-x is not installed.
         """
         yara_x = _library()
         compiler = yara_x.Compiler()
@@ -125,7 +125,7 @@ class Rules:
             try:
                 text = contents.decode("utf-8")
             except UnicodeDecodeError:
-                raise BadInputError(f"{path} has no YARA rules: it is no UTF-8 text") from None
+                raise BadInputError(f"{path} has no YARA rules: it is not UTF-8 text") from None
             compiler.new_namespace(str(number))
             compiler.add_include_dir(str(path.absolute().parent))
             try:
@@ -162,12 +162,12 @@ class _Piece:
     """Pages that follow one another, physically or in a process."""
 
     frames: NDArray[np.int64]
-    """With the tail."""
+    """The pages, including the tail."""
     own: int
-    """How many of them are in no later piece."""
+    """The number of pages without the tail, which is the beginning of the next piece."""
     process: int = -1
     virtual: int | None = None
-    """Of the first page."""
+    """Address of the first page."""
 
 
 def find_hits(
@@ -178,8 +178,8 @@ def find_hits(
 ) -> Hits:
     """Scan the memory of the chosen processes, by index in Snapshot.processes, or the whole dump.
 
-    Pages of processes are scanned in the order of their virtual addresses, all others in that of
-    their physical ones; pieces of zeros only are passed over. `progress` is told bytes of memory.
+    Pages of processes are scanned in the order of virtual addresses, a whole dump in the order of
+    physical addresses; pieces with only zeros are skipped. `progress` is told bytes of memory.
     Errors as for Dump.read_frames.
     """
     pages = ProcessPages(snapshot)
@@ -217,7 +217,7 @@ def _of_processes(pages: ProcessPages, chosen: Iterable[int]) -> Iterator[_Piece
 
 
 class _RuleCount:
-    """What is known of a rule during a scan."""
+    """The counts of a rule during a scan."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -260,7 +260,7 @@ class _Scan:
                 self._count(piece, key, "", np.zeros((1, 2), np.int64), is_exact=True)
 
     def _add(self, piece: _Piece, key: tuple[str, str], pattern: str, found: Any) -> None:
-        """Add the matches of a pattern, but for those that the next piece has, too."""
+        """Add the matches of a pattern, except for matches that the next piece has, too."""
         if not found:
             return
         places = np.array([(match.offset, match.length) for match in found], np.int64)
@@ -337,7 +337,7 @@ class _Scan:
 
 
 def _pages_of(places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The pages, by number in a piece, of the first and last bytes of hits, and all between."""
+    """The pages of hits, by number in a piece, from the first to the last byte of each hit."""
     first = places[:, 0] // PAGE_SIZE
     last = (places[:, 0] + np.maximum(places[:, 1], 1) - 1) // PAGE_SIZE
     count = last - first + 1
@@ -348,7 +348,7 @@ def _pages_of(places: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _with_owners(snapshot: Snapshot, hits: list[Hit]) -> list[Hit]:
-    """The hits with the number of processes that have the page, and the first of these."""
+    """The hits, with the number of processes that have the page, and the first such process."""
     has_hits = np.zeros(snapshot.classes.size, bool)
     has_hits[[hit.frame for hit in hits]] = True
     known: dict[int, tuple[int, int, int]] = {}

@@ -221,7 +221,7 @@ def test_rules_that_do_not_compile(tmp_path: Path) -> None:
     ]
     assert not (tmp_path / "dump.png").exists()
     (tmp_path / "binary.yar").write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInputError, match="is no UTF-8 text"):
+    with pytest.raises(BadInputError, match="is not UTF-8 text"):
         Rules([tmp_path / "binary.yar"])
     with pytest.raises(BadInputError, match="cannot read"):
         Rules([tmp_path / "nowhere.yar"])

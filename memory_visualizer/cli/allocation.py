@@ -19,7 +19,7 @@ _KEPT = (
 def give_back_large_blocks() -> None:
     """Return every freed block of a megabyte or more to the system (mallopt(3), glibc).
 
-    All threads share one heap, so that blocks which one of them freed serve the others.
+    All threads share one heap, so that blocks that a thread has freed serve other threads.
 
     Only the commands call this: a library must leave this choice to its program.
     """

@@ -20,7 +20,7 @@ from memory_visualizer.snapshot.process import Process
 from memory_visualizer.units import PAGE_SIZE
 
 _NAMED = 8
-"""How many of a kind are named."""
+"""The most items of a kind that are named."""
 
 
 def dump_line(moment: Moment) -> str:
@@ -32,7 +32,7 @@ def dump_line(moment: Moment) -> str:
 
 
 def step_blocks(found: Difference, palette: str, screen: TextIO) -> list[list[str]]:
-    """What changed from one dump to another, in blocks of lines."""
+    """The changes from a dump to the next, in blocks of lines."""
     return [
         ["Strongest change of each page", *change_lines(found.codes, palette, screen)]
         if found.is_one_machine
@@ -48,12 +48,12 @@ def step_blocks(found: Difference, palette: str, screen: TextIO) -> list[list[st
 
 
 def change_lines(codes: NDArray[np.uint8], palette: str, screen: TextIO) -> list[str]:
-    """How many pages have each Change."""
+    """The number of pages with each Change."""
     return legend_lines(legend(by_change(codes, palette)), ansi=shows_colours(screen))
 
 
 def why_not(found: Difference) -> str:
-    """What tells that two dumps are not of one machine."""
+    """The evidence against two dumps being of one machine."""
     told = [f"{one.what} {one.before}, {one.after}" for one in found.kinship.disagreeing]
     return printable("; ".join(told))
 
@@ -81,14 +81,14 @@ _BIT_WORDS = {
 
 
 def _bit_lines(found: Difference) -> list[str]:
-    """Each thing that is true of pages, since several may be true of one page."""
+    """The number of pages with each change, since a page may have several changes."""
     counts = found.bit_counts()
     told = [f"{counts[bit]:,} {words}" for bit, words in _BIT_WORDS.items()]
     return [f"Pages {', '.join(told)}; a page may be among several"]
 
 
 def _process_lines(found: Difference) -> list[str]:
-    """The processes that came, went, grew or shrank, and what else happened to them."""
+    """The processes that came, went, grew or shrank, or changed otherwise."""
     title = f"Processes: {_living(found.before)} before, {_living(found.after)} after"
     if not found.is_one_machine:
         title += ", matched by their names"
@@ -132,7 +132,7 @@ def _listed(word: str, names: Sequence[str]) -> list[str]:
 
 
 def _name(process: Process) -> str:
-    """A process for the user, by its tables if nothing else is known of it."""
+    """A process for the user, named by its page tables if nothing else is known."""
     if not process.object_address:
         return f"tables at {process.dtb:#x}"
     return f"{printable(process.name)} ({process.pid})"
@@ -148,7 +148,7 @@ def _size(pages: int) -> str:
 
 
 def _move_lines(found: Difference, bit: ChangeBit, title: str) -> list[str]:
-    """From whom to whom the pages with a bit went, most pages first."""
+    """The former and new owners of the pages with a bit, most pages first."""
     if not found.is_one_machine:
         return []
     counts: Counter[str] = Counter()
@@ -202,7 +202,7 @@ def _lead_lines(found: Difference) -> list[str]:
 
 
 def _file_lines(files: Sequence[FileChange] | None) -> list[str]:
-    """The files that came into memory, and those of which nothing is left there."""
+    """The files that came into memory, and the files that left it."""
     if not files:
         return []
     came = sorted((one for one in files if not one.pages_before), key=lambda one: -one.pages_after)

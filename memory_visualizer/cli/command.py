@@ -88,17 +88,17 @@ def _hint(helps: Callable[[], bool] | None) -> str:
     """Offer --lenient where it is sure to help."""
     try:
         offered = helps is not None and helps()
-    except (OSError, MemoryError, KeyboardInterrupt):  # the error before it is what is to be said
+    except (OSError, MemoryError, KeyboardInterrupt):  # the first error is the one to report
         offered = False
     return " (--lenient paints what can be painted)" if offered else ""
 
 
 def _end_on_bus_error(program: str) -> None:
-    """Print a sentence if a mapped file is cut in the very moment of a read.
+    """Print a sentence if a mapped file is truncated while it is read.
 
     The processor's exception cannot become a Python exception (see formats.files): a handler in
     Python would return to the same read for ever, so this handler ends the process. On Windows a
-    mapped file cannot be cut, and there is no such signal.
+    mapped file cannot be truncated, and this signal does not exist.
     """
     if not hasattr(signal, "SIGBUS"):
         return
@@ -224,8 +224,8 @@ def add_picture_options(parser: argparse.ArgumentParser, *, legend: bool = False
         metavar="N",
         type=_scale,
         default=1,
-        help="N by N pixels for each page; or, as 1/N for large dumps, a pixel for each N x N pages"
-        " that follow one another, in the colour of most (default: %(default)s)",
+        help="N by N pixels for each page; or, as 1/N for large dumps, a pixel for each N x N"
+        " successive pages, in the colour of most (default: %(default)s)",
     )
     parser.add_argument(
         "--palette",
@@ -254,8 +254,8 @@ def add_holes_option(parser: argparse.ArgumentParser) -> None:
         "--holes",
         choices=HOLES,
         default="fold",
-        help="what becomes of long stretches of addresses without memory: a thin dashed break, or"
-        " a pixel for each absent page (default: %(default)s)",
+        help="how to show long stretches of addresses without memory: as a thin dashed break, or"
+        " with a pixel for each absent page (default: %(default)s)",
     )
 
 
@@ -318,7 +318,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, force: boo
 
 
 def check_default_picture(path: Path, dump: Path, *, force: bool = False) -> None:
-    """Raise FileExistsError if a default name is that of another dump's picture.
+    """Raise FileExistsError if the default name belongs to the picture of another dump.
 
     Dumps in different folders often have the same name.
     """
@@ -357,9 +357,9 @@ def write_picture(
 ) -> str:
     """Paint with the options of add_picture_options and write the PNG.
 
-    `dimmed` tells the frames to be shown pale; the picture tells the system and the time of
-    `snapshot`. Returns a line on the written file; OSError when it
-    cannot be written, BadInputError when the picture would be too large.
+    `dimmed` tells the frames to be shown pale; the picture names the system and the time of
+    `snapshot`. Returns a line on the written file. OSError if it cannot be written, BadInputError
+    if the picture would be too large.
     """
     picture = paint_file(
         output,

@@ -15,11 +15,11 @@ from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 DESCRIPTION = """\
-Write a memory dump of any supported format anew: as raw file, LiME or ELF core.
-Pages of zeros take no room where the file system has sparse files. The file
+Convert a memory dump of any supported format to a raw file, LiME or ELF core.
+Pages of zeros take no room if the file system has sparse files. The file
 appears whole or not at all; it is read back and compared by checksums first.
-The command can be repeated: a file that holds the same memory is kept, and an
-interrupted run left FILE.memviz-part, of which all is kept that is in the dump.
+The command can be repeated: a file that holds the same memory is kept, and the
+pages that an interrupted run left in FILE.memviz-part are reused.
 """
 
 EXAMPLES = """\

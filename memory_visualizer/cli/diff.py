@@ -53,15 +53,15 @@ OTHER_MACHINE = 3
 """Exit code if two dumps are not of one machine."""
 
 ANIMATIONS = (".webp", ".png", ".gif")
-"""As animation.ANIMATION_FORMATS, which loads much."""
+"""The formats of animation.write_animation, whose module is slow to import."""
 
 DESCRIPTION = """\
 Compare dumps of one machine: for each page, whether its contents, its owners,
 its class or its rights changed; which processes came, went, grew or shrank; and
 which files came into memory. The dumps may have different formats. The clocks
 of their systems tell their order. With more than two, each is compared with the
-one before it. If two are not of one machine since one start, memviz says so,
-and compares only sizes and, by their names, processes.
+one before it. If two dumps are not of one machine, without a restart between
+them, memviz says so, and compares only the classes, and the processes by name.
 """
 
 EXAMPLES = """\
@@ -115,8 +115,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         "--animate",
         metavar="FILE",
         type=output(*ANIMATIONS),
-        help="write an animation with a picture of each dump, what changed bright: .webp, .png or"
-        " .gif",
+        help="write an animation with a picture of each dump, changes bright: .webp, .png or .gif",
     )
     options.add_argument(
         "--html",
@@ -128,7 +127,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--in-order",
         action="store_true",
-        help="take the dumps in the order that is given, whatever their clocks say",
+        help="keep the order of the command line, whatever the clocks of the dumps say",
     )
     add_picture_options(options, legend=True)
     add_holes_option(options)
@@ -190,7 +189,7 @@ def _check(options: argparse.Namespace, named: Sequence[Path]) -> None:
 def _read(
     program: str, paths: Sequence[Path], options: argparse.Namespace, *, is_kept: bool
 ) -> Moment:
-    """What is kept of a dump; of more than two the columns are packed until their turn."""
+    """The kept part of a dump; if there are more than two dumps, its columns are packed."""
     with ProgressLine(f"reading {printable(paths[0].name)}") as progress:
         found = moment(paths, lenient=options.lenient, progress=progress)
     for remark in found.remarks:
@@ -232,7 +231,7 @@ class _Comparison:
             if options.animate:
                 self._animate(steps)
             for _ in steps:
-                """Each is used and forgotten."""
+                """Nothing is kept of a step."""
         if options.output:
             self._paint()
         if options.json:
@@ -249,7 +248,7 @@ class _Comparison:
     def _each(self, table: ChangeTable | None, progress: ProgressLine) -> Iterator[Difference]:
         """Compare each dump with the one before it, and add the result to the outputs."""
         for number, found in enumerate(compare_series(self._moments, progress), 1):
-            if len(self._moments) == 2:  # of more, only two may be kept at a time
+            if len(self._moments) == 2:  # in a longer series, steps are not kept
                 self._last = found
             self._rows.append(series_line(number, found))
             names = f"{found.before.name} and {found.after.name}"

@@ -81,7 +81,7 @@ def _get_volatility2() -> str:
 
 
 def _volatility2() -> str | None:
-    """The vol.py that visualizer.sh would use: the user's choice, that in PATH, or its own."""
+    """The vol.py that visualizer.sh would use: the user's choice, the one in PATH, or its own."""
     own = CHECKOUT / ".venv-volatility2/bin/vol.py"
     return (
         os.environ.get("VOLATILITY")

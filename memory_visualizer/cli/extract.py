@@ -24,10 +24,10 @@ from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 DESCRIPTION = """\
-Write what a memory dump holds of files, of a process, or of some page frames
-into a folder. Pages that are not in memory become holes, which read as zeros.
+Write files, the memory of a process, or page frames of a memory dump into a
+folder. Pages that are not in memory become holes, which read as zeros.
 FOLDER/manifest.json tells for each written file its path in the dump, its size,
-the pages present, and the SHA-256 of what is present.
+the pages present, and the SHA-256 of these pages.
 """
 
 EXAMPLES = """\
@@ -68,8 +68,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="GIB",
         type=_gibibytes,
         default=IN_ALL >> 30,
-        help="write no more than so many GiB in all, holes included; 0 for no limit"
-        " (default: %(default)s)",
+        help="the most GiB to write in all, holes included; 0 for no limit (default: %(default)s)",
     )
     options.add_argument(
         "--force",
@@ -135,7 +134,7 @@ def main(program: str, options: argparse.Namespace) -> int:
 
 
 def _pieces(snapshot: Snapshot, options: argparse.Namespace) -> list[Piece]:
-    """All that is to be written; BadInputError where something that was asked for is not there."""
+    """The pieces to write; BadInputError if a requested process, file or frame is missing."""
     pieces: list[Piece] = []
     if options.file is not None:
         found = pieces_of_files(snapshot, options.file)

@@ -31,10 +31,10 @@ SOME_FAILED = 2
 
 DESCRIPTION = """\
 Analyse many memory dumps at once, on all cores of this machine or on a cluster
-of Dask. Each dump gets its picture, page and summary, as memviz makes them, and
-all dumps together tables that can be asked: page maps, processes, files,
-regions, modules and leads. A dump that fails costs itself only; the same
-command again does what is left.
+of Dask. Each dump gets the picture, page and summary that memviz makes. All
+dumps together get tables for queries: page maps, processes, files, regions,
+modules and leads. A dump that fails does not affect the others; the same
+command resumes the run.
 """
 
 EXAMPLES = """\
@@ -45,13 +45,13 @@ examples:
   memviz fleet database-server.elf --out report --split
 
 the folder:
-  index.html       all dumps, to be filtered and searched
+  index.html       all dumps, with filters and a search
   dumps/NAME/      NAME.png, NAME.html, NAME.json, thumbnail.png, outcome.json
   pages/           page maps in Parquet, a file for each dump; also processes/,
                    files/, regions/, modules/ and leads/ (docs/fleet.md)
 
 exit codes:
-  0    each dump is analysed
+  0    all dumps were analysed
   1    the scheduler cannot be reached or went away, or another error
   2    bad usage, or a dump could not be analysed (a message names it)
   130  interrupted
@@ -71,7 +71,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         metavar="DUMPS",
         nargs="+",
         help="dumps: files, folders, patterns such as '*.raw', URLs, or @ and the name of a file"
-        " that has such a word in each line",
+        " that lists them, one per line",
     )
     options.add_argument(
         "--out",
@@ -84,19 +84,19 @@ def parser(program: str) -> argparse.ArgumentParser:
         "--scheduler",
         metavar="ADDRESS",
         help="use the workers of a running scheduler of Dask, such as tcp://host:8786 or"
-        " tls://host:8786; dumps and FOLDER must be where the workers see them, too",
+        " tls://host:8786; the workers must see dumps and FOLDER under the same paths",
     )
     options.add_argument(
         "--workers",
         metavar="N",
         type=_workers,
-        help="processes on this machine (default: one a core)",
+        help="processes on this machine (default: one per core)",
     )
     options.add_argument(
         "--split",
         action="store_true",
-        help="analyse one dump after another, and have all workers share the scan of each; dumps of"
-        f" {binary_size(AUTOMATIC_SIZE)} and more are analysed so in any case",
+        help="analyse one dump after another, and have all workers share the scan of each; always"
+        f" done for dumps of {binary_size(AUTOMATIC_SIZE)} or more",
     )
     add_picture_options(options)
     add_holes_option(options)
@@ -117,12 +117,12 @@ def parser(program: str) -> argparse.ArgumentParser:
 
 def _workers(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError("must be a whole number from 1 on")
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
     return int(text)
 
 
 def lenient_helps(_: argparse.Namespace) -> bool:
-    """Never asked: the fault of a dump is in its outcome."""
+    """Never asked, since the outcome of a dump has its error."""
     return False
 
 
@@ -152,8 +152,7 @@ def main(program: str, options: argparse.Namespace) -> int:
     try:
         for number, result in enumerate(made, 1):
             outcome = result.outcome
-            # A result may be lost with its worker: the dump's second task finds all done in this
-            # run.
+            # If a result is lost with its worker, a second task finds the outputs of this very run.
             is_kept = result.is_kept and outcome.name in before
             kept += is_kept
             line = f"{number:,} of {len(sources):,}: {outcome.name}: {_described(outcome)}"
@@ -187,7 +186,7 @@ def _options_of(options: argparse.Namespace) -> Options:
 
 
 def _described(outcome: Outcome) -> str:
-    """What a line says of a dump."""
+    """The rest of the line on a dump."""
     if not outcome.is_done:
         return f"failed: {outcome.sentence}"
     leads = sum(outcome.leads.values())

@@ -115,8 +115,8 @@ exit codes:
 
 
 COMMANDS = ("extract", "convert", "diff", "fleet")
-"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`, and perhaps
-`lenient_helps`, which else looks at one dump."""
+"""Each is a module of memory_visualizer.cli with the functions `parser` and `main`. It may have its
+own `lenient_helps`; the default tests a single dump."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -209,8 +209,8 @@ def _parser() -> argparse.ArgumentParser:
         "--html",
         metavar="PAGE",
         type=output(".html", ".htm"),
-        help="write a page for the browser that explains each pixel; it has entropies or files"
-        " if --color-by entropy or file is given, and names regions if --regions is",
+        help="write a page for the browser that explains each pixel; with --color-by entropy or"
+        " file it also shows these, and with --regions the names of regions",
     )
     parser.add_argument(
         "--table",
@@ -248,17 +248,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--leads",
         action="store_true",
-        help="list what to look at first, each with its reason: hidden processes, injected images,"
-        " altered code and so on; contents, regions and files are read for this",
+        help="list leads (findings to look at first), each with its reason: hidden processes,"
+        " injected images, altered code and so on; reads contents, regions and files",
     )
     parser.add_argument(
         "--yara",
         metavar="RULES",
         type=Path,
         action="append",
-        help="search the memory for what YARA rules describe, and show the pages with hits, dim the"
-        " rest; with --pid or --name the memory of these processes, in the order of their"
-        " addresses; may be given several times (needs yara-x)",
+        help="search the memory with YARA rules, show the pages with hits, dim the rest; with --pid"
+        " or --name search only these processes, in the order of their addresses; may be given"
+        " several times (needs yara-x)",
     )
     parser.add_argument(
         "--hits",
@@ -471,7 +471,7 @@ def _print_summary(
 def _record_blocks(
     snapshot: Snapshot, told: Sequence[int], options: argparse.Namespace
 ) -> list[list[str]]:
-    """What the kernel says of its frames, where that was asked for, or is known anyway."""
+    """The kernel's records of its frames, if they were asked for, or are known anyway."""
     if not snapshot.has_read_records or snapshot.records is None:
         return []
     from memory_visualizer.cli.recordlines import (  # here, since most runs print no such lines
@@ -491,14 +491,14 @@ def _record_blocks(
 
 
 def _asks_for_records(options: argparse.Namespace) -> bool:
-    """Whether an output tells what the kernel says of its frames."""
+    """Whether an output needs the kernel's records of its frames."""
     files = (options.html, options.table, options.json, options.files)
     told = (options.uses, options.verbose, options.leads)
     return any((*files, *told)) or options.color_by in ("state", "use", "file")
 
 
 def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
-    """What could not be read of files, regions and modules, as far as they were asked for."""
+    """Remarks on files, regions and modules that were asked for and could not be read."""
     remarks = [*(snapshot.inventory.remarks if snapshot.inventory else ())]
     if options.files and not snapshot.tells_files:
         remarks.append(
@@ -685,7 +685,7 @@ _LEADS_OF_A_KIND = 10
 
 
 def _lead_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """The leads, the first ones of each kind."""
+    """The first leads of each kind."""
     leads = snapshot.leads.of([snapshot.processes[index] for index in told])
     lines = []
     for kind in LEADS:
@@ -703,10 +703,9 @@ def _left_out(snapshot: Snapshot, told: Sequence[int]) -> list[int]:
 
 
 def _writable_code_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """The processes with pages of their own that user mode may write and execute.
+    """The processes with private pages that user mode may write and execute.
 
-    Programs that generate code while they run have such pages; otherwise they may hold injected
-    code.
+    Programs that generate code at run time have such pages; other pages may hold injected code.
     """
     pages = writable_pages(snapshot)
     pages[_left_out(snapshot, told)] = 0
@@ -832,7 +831,7 @@ def _finding_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
 
 
 def _region_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """What is odd about regions of these processes, a line for each kind; none if nothing is."""
+    """Findings about regions of these processes, a line for each kind; empty without findings."""
     from memory_visualizer.export.inventorytables import PagesOfProcesses  # as most do not ask
 
     processes = [snapshot.processes[index] for index in told]

@@ -8,7 +8,7 @@ _SILENT_SECONDS = 2.0
 
 
 class ProgressLine:
-    """Shows progress in bytes, on a terminal only, and only of tasks of more than two seconds.
+    """Shows progress in bytes, only on a terminal, and only for tasks of more than two seconds.
 
     Use it as a context manager and as the `progress` argument of the functions that take one; the
     line is erased at the end.

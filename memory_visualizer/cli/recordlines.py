@@ -83,7 +83,7 @@ def contradiction_lines(snapshot: Snapshot) -> list[str]:
 
 
 def last_owner_lines(snapshot: Snapshot, told: Sequence[int]) -> list[str]:
-    """The processes, among these, that were the last owners of most pages on a list."""
+    """The processes among these that were the last owners of the most pages on a list."""
     records = snapshot.records
     if records is None or records.last_owners is None:
         return []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ChangeBit(IntFlag):
-    """All that is true of a frame; several bits may be set."""
+    """The changes of a frame; several bits may be set."""
 
     CONTENTS = 1
     """Its contents differ. Set with ZEROED and FILLED, too."""
@@ -25,7 +25,7 @@ class ChangeBit(IntFlag):
     FILLED = 4
     """It was all zeros, and holds data now."""
     CLASS = 8
-    """Its PageClass is another one; both dumps hold it."""
+    """Its PageClass differs; both dumps hold it."""
     OWNER = 16
     """Another set of processes has it."""
     EXECUTABLE = 32
@@ -37,10 +37,11 @@ class ChangeBit(IntFlag):
 
 
 class Change(IntEnum):
-    """The change of a frame in one word: the last of these that is true of it.
+    """The change of a frame in one word: the last member that applies to it.
 
-    The order follows what a change tells: contents change all the time, fewer pages change their
-    owners, and hardly any becomes executable. What one dump alone holds cannot be compared at all.
+    The order follows how much a change tells: contents change all the time, fewer pages change
+    their owners, and hardly any become executable. A frame that only one dump holds cannot be
+    compared at all.
     """
 
     ABSENT = 0
@@ -96,7 +97,7 @@ CHANGE_OF = np.array([_strongest(bits) for bits in range(256)], np.uint8)
 
 
 def codes_of(bits: NDArray[np.uint8], held: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The Change of each frame; `held` tells which frames either dump holds."""
+    """The Change of each frame; `held` tells which frames at least one dump holds."""
     codes = look_up(CHANGE_OF, bits)
     codes[~held & (bits == 0)] = Change.ABSENT
     return codes
@@ -133,7 +134,7 @@ def changed_bits(
     mark(differs, ChangeBit.CONTENTS)
     mark(both & after.zero & ~before.zero, ChangeBit.CONTENTS | ChangeBit.ZEROED)
     mark(both & before.zero & ~after.zero, ChangeBit.CONTENTS | ChangeBit.FILLED)
-    # The class of a page of zeros that nobody has changes with its contents: that is told already.
+    # The class of a page without owners follows its contents, whose change is told already.
     unused = _is_unused(before.classes) & _is_unused(after.classes)
     mark(both & (before.classes != after.classes) & ~unused, ChangeBit.CLASS)
     there = (before.classes != PageClass.ABSENT) & (after.classes != PageClass.ABSENT)
@@ -162,9 +163,9 @@ class OwnerMoves:
     """The owners before and after, and how many frames; most frames first. Owners are indices of
     processes."""
     kinds_left_out: int
-    """How many more kinds of moves there are."""
+    """The number of kinds of moves that are left out."""
     frames_left_out: int
-    """The frames of these."""
+    """The frames of the kinds that are left out."""
 
 
 def owner_moves(

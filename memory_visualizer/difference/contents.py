@@ -1,8 +1,8 @@
 """The comparison of two dumps' contents, frame by frame.
 
-Contents are compared themselves, not by digests that are kept: equality is then a fact and not a
-likelihood, no dump can be made to hide a change, and no memory is needed for it. The second read
-costs little, since frames that are zeros in either dump are known already, and are not read.
+The bytes themselves are compared, not stored digests: so equality is certain, no crafted dump can
+hide a change, and no memory is needed. The second read costs little, since frames that are all
+zeros in either dump are known already, and are not read.
 """
 
 import numpy as np
@@ -14,9 +14,8 @@ from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.formats.mapped import MappedDump
 
 _FRAMES_AT_ONCE = 128
-"""Frames that are copied and compared at once if any place of a file is read equally fast: half a
-megabyte stays in the processor's cache, and the C library does not give it back to the system each
-time."""
+"""Frames that are copied and compared at once if random access to a file is fast: half a MiB stays
+in the processor's cache, and the C library does not return it to the system each time."""
 
 
 def differing(
@@ -26,7 +25,7 @@ def differing(
 
     Both dumps must hold them, and none of them may be all zeros. `progress` and errors as for
     Dump.scan. One dump is scanned block by block, and the same frames of the other are read beside
-    it, whatever the formats: the dump that is scanned is the one that is read best in its order.
+    it, whatever the formats. The scanned dump is the one that is slower to read out of order.
     """
     scanned, other = sorted((before, after), key=_ease)
     pieces = _FRAMES_AT_ONCE if isinstance(other, MappedDump) else len(wanted)
@@ -46,7 +45,7 @@ def differing(
 
 
 def _ease(dump: Dump) -> int:
-    """How easily single frames of a dump are read: all in their order, in a container, anywhere."""
+    """How fast random access is: 0 for dumps to read in order, 1 in a container, 2 in a file."""
     if not isinstance(dump, MappedDump):
         return 0
     return 1 if isinstance(dump.path, InsidePath) else 2

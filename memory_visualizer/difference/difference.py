@@ -57,15 +57,15 @@ class Difference:
     before: Moment
     after: Moment
     kinship: Kinship
-    """What tells whether the two are of one machine, since one start."""
+    """The evidence on whether both dumps are of one machine, without a restart in between."""
     leads: tuple[KnownLead, ...]
-    """The leads of the later dump of whose kind the earlier one has none about this process."""
+    """The leads of the later dump, unless the earlier has one of the same kind and process."""
     processes: tuple[ProcessChange, ...]
-    """All processes of both, those that are gone last; by name if it is not one machine."""
+    """The processes of both dumps, gone ones last; by name if they are not of one machine."""
     bits: NDArray[np.uint8]
-    """By PFN: the ChangeBits of each frame; empty if it is not one machine."""
+    """By PFN: the ChangeBits of each frame; empty if the dumps are not of one machine."""
     codes: NDArray[np.uint8]
-    """By PFN: the Change of each frame; empty if it is not one machine."""
+    """By PFN: the Change of each frame; empty if the dumps are not of one machine."""
 
     @property
     def is_one_machine(self) -> bool:
@@ -90,10 +90,10 @@ class Difference:
     def owner_moves(
         self, bit: ChangeBit = ChangeBit.OWNER
     ) -> list[tuple[list[int], list[int], int]]:
-        """Who had the frames with a bit, who has them now, and how many frames; most frames first.
+        """The owners before and after of the frames with a bit; most frames first.
 
-        Owners are indices in `before.processes` and `after.processes`. Of dumps with very many
-        kinds of moves, the thousand with most frames are told, and `remarks` count the others.
+        Owners are indices in `before.processes` and `after.processes`. At most the thousand kinds
+        of moves with the most frames are listed, and `remarks` count the others.
         """
         return self._moves(bit).told
 
@@ -213,7 +213,7 @@ def _identities(
 def in_order(moments: Sequence[Moment]) -> tuple[list[Moment], list[str]]:
     """The dumps by the clock of their systems, and sentences on what the clocks do not tell.
 
-    A dump without a clock keeps its place; so do dumps with the same time among each other.
+    A dump without a clock keeps its place, and dumps with the same time keep their order.
     """
     timed = [number for number, one in enumerate(moments) if one.time]
     by_clock = sorted(timed, key=lambda number: (moments[number].time, number))
@@ -235,8 +235,7 @@ def compare_series(
 ) -> Iterator[Difference]:
     """What changed from each dump to the next; the order is as given.
 
-    BadInputError if there are fewer than two. Of the dumps' columns only those of two are unpacked
-    at a time.
+    BadInputError if there are fewer than two. The columns of only two dumps are unpacked at a time.
     """
     if len(moments) < 2:
         raise BadInputError("a comparison needs two dumps or more")

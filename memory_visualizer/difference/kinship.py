@@ -1,4 +1,4 @@
-"""Whether two dumps are of one machine, between two of its starts: what speaks for and against.
+"""Evidence on whether two dumps are of one machine, without a restart in between.
 
 Only then do page frames, addresses and pids mean the same in both.
 """
@@ -10,7 +10,7 @@ from memory_visualizer.difference.moment import Moment
 from memory_visualizer.snapshot.process import Process
 
 _CLOCK_CHANGE = timedelta(minutes=2)
-"""By so much a clock may be set between two dumps."""
+"""How far a clock may be set between two dumps."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Witness:
 
 @dataclass(frozen=True)
 class Kinship:
-    """What tells whether two dumps are of one machine since one start."""
+    """The evidence on whether two dumps are of one machine, without a restart in between."""
 
     witnesses: tuple[Witness, ...]
 
     @property
     def is_known(self) -> bool:
-        """Whether anything tells."""
+        """Whether there is any evidence."""
         return bool(self.witnesses)
 
     @property
     def is_one(self) -> bool:
-        """Whether more speaks for one machine than against it; also if nothing tells."""
+        """Whether the evidence for one machine outweighs that against it; True without evidence."""
         total = sum(one.weight if one.agrees else -one.weight for one in self.witnesses)
         return total > 0 or not self.witnesses
 
@@ -50,10 +50,10 @@ class Kinship:
 
 
 def kinship(before: Moment, after: Moment, pairs: int) -> Kinship:
-    """Ask what two dumps tell; `pairs` is the number of processes that both have.
+    """Gather the evidence; `pairs` is the number of processes that both dumps have.
 
-    The processes weigh most, since they are many; the start of the system comes next, since nothing
-    else changes with every start on systems that do not randomise addresses. All others are the
+    The processes weigh most, since they are many. The start of the system comes next: on systems
+    without randomised addresses, nothing else changes with every start. All other witnesses are the
     same on many machines.
     """
     fewer = min(_with_objects(before), _with_objects(after))

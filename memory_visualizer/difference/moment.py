@@ -1,4 +1,4 @@
-"""What is kept of each dump: a few bytes for each frame, so that many dumps can be compared."""
+"""The part of a dump that a comparison keeps: a few bytes per frame, so that many dumps fit."""
 
 import zlib
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class FrameColumns:
     """Number of its set of owners in OwnerSets."""
 
     def grown(self, count: int) -> "FrameColumns":
-        """The same for `count` frames; those behind the last one are absent."""
+        """The same for `count` frames; the added frames are absent."""
         more = count - len(self.classes)
         if not more:
             return self
@@ -95,8 +95,8 @@ class Moment:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Self:
-        """Take from a snapshot what is compared; the snapshot is not needed afterwards."""
-        # What takes much memory for a while comes one after the other.
+        """Take the compared data from a snapshot, which is not needed afterwards."""
+        # Steps that need much memory for a while come one after another.
         files = _files_of(snapshot)
         told = snapshot.inventory.remarks if snapshot.inventory else ()
         leads = _leads_of(snapshot)

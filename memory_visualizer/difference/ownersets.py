@@ -43,7 +43,7 @@ class OwnerSets:
 def owner_sets(
     pieces: Iterable[tuple[range, Owners]], processes: int, frame_count: int
 ) -> tuple[NDArray[np.uint32], OwnerSets]:
-    """The number of each frame's set, by PFN, and the sets; `pieces` are as by owners_by_frame.
+    """The number of each frame's set, by PFN, and the sets; `pieces` come from owners_by_frame.
 
     Sets are told apart by the sums of random numbers, one for each process (Zobrist, "A New Hashing
     Method", 1970). The numbers are secret, so that no dump can be made to confuse them.

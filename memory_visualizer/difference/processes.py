@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from memory_visualizer.snapshot.process import Process
 
 _WEIGHTS = {"pid": 2, "created": 2, "object_address": 2, "dtb": 1, "name": 1}
-"""What tells that two objects are of one process. Any of them may be damaged, and any two of the
-others may be alike by chance: a pid is given again, an object's memory too; page tables and name
-change when a process of Linux starts another program."""
+"""The properties that identify a process in both dumps. Any of them may be damaged, and any two of
+the others may agree by chance: pids and the memory of objects are reused. Page tables and name
+change when a process of Linux executes another program."""
 _UNKNOWN = {"pid": -1, "ppid": -1, "object_address": 0, "dtb": 0, "created": None}
 
 
@@ -31,14 +31,14 @@ class ProcessChange:
 
     @property
     def process(self) -> Process:
-        """The process as the later dump has it, or else as the earlier one has it."""
+        """The process in the later dump, or else in the earlier dump."""
         process = self.after or self.before
         assert process is not None
         return process
 
     @property
     def grown(self) -> int:
-        """Pages more than before; fewer if it is negative."""
+        """By how many pages it grew; negative if it shrank."""
         return self.pages_after - self.pages_before
 
     @property
@@ -53,7 +53,7 @@ class ProcessChange:
 
     @property
     def old_name(self) -> str | None:
-        """The name that it had, if it has another one now."""
+        """Its earlier name, if it has been renamed."""
         if not self.before or not self.after or self.before.name == self.after.name:
             return None
         return self.before.name
@@ -105,10 +105,10 @@ def matched(before: Sequence[Process], after: Sequence[Process]) -> list[tuple[i
 
 
 def _candidates(before: Sequence[Process], after: Sequence[Process]) -> set[tuple[int, int]]:
-    """Pairs that agree in two things, or in their page tables, by which alone some are known.
+    """Pairs that agree in two properties, or in page tables: of some, nothing else is known.
 
-    If several objects of a dump are alike, the first is compared with the first, and so on: a dump
-    that was made to waste time has no more pairs than objects.
+    If several objects of a dump are alike, the first is compared with the first, and so on: even a
+    dump that was crafted to waste time has no more pairs than objects.
     """
     found: set[tuple[int, int]] = set()
     for names in [*combinations(_WEIGHTS, 2), ("dtb",)]:
@@ -127,7 +127,7 @@ def _candidates(before: Sequence[Process], after: Sequence[Process]) -> set[tupl
 
 
 def _weight(before: Process, after: Process) -> int:
-    """The weight of what agrees, less the weight of what differs; unknown things have none."""
+    """The weight of equal properties less that of different ones; unknown ones do not count."""
     total = 0
     for name, weight in _WEIGHTS.items():
         told = getattr(before, name), getattr(after, name)
@@ -159,9 +159,9 @@ def process_changes(
     pages: tuple[NDArray[np.int64], NDArray[np.int64]],
     pairs: Sequence[tuple[int, int]],
 ) -> tuple[ProcessChange, ...]:
-    """All processes of both dumps, in the order of the later dump, those that are gone last.
+    """All processes of both dumps, in the order of the later dump, gone processes last.
 
-    `pages` are as by Snapshot.pages_of_processes, `pairs` as by `matched`.
+    `pages` come from Snapshot.pages_of_processes, `pairs` from `matched`.
     """
     totals = [some.sum(axis=1).tolist() for some in pages]
     partner = {new: old for old, new in pairs}

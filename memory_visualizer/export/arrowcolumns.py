@@ -1,7 +1,7 @@
 """Columns of pyarrow, made from numpy's memory.
 
-``pyarrow.array`` would do the same, but loads pandas, where that is installed, to ask whether the
-values are pandas' own: 30 MiB of memory and a third of a second.
+``pyarrow.array`` would do the same, but if pandas is installed it loads pandas to ask whether the
+values are of pandas: 30 MiB of memory and a third of a second.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What changed between dumps, everything but the frames themselves, as JSON values."""
+"""The changes between dumps as JSON values, except for the frames themselves."""
 
 import json
 import os
@@ -69,8 +69,8 @@ SCHEMA: dict[str, Any] = {
                         "step": _field("integer", "1 from the first dump to the second"),
                         "one_machine": _field(
                             "boolean",
-                            "whether both dumps are of one machine since one start; if not, frames"
-                            " are not compared, and processes are matched by their names",
+                            "whether both dumps are of one machine, without a restart in between;"
+                            " if not, frames are not compared, and processes are matched by name",
                         ),
                         "witnesses": _array(
                             _object(

@@ -1,4 +1,4 @@
-"""What changed between dumps as a table, written step by step: one step is one dump to the next."""
+"""The changes between dumps as a table, written step by step: a step leads to the next dump."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ class ChangeTable(Protocol):
         """Add a step, the first of which has the number 1."""
 
     def close(self) -> None:
-        """Write what belongs to the end."""
+        """Write the end of the file."""
 
 
 @contextmanager
@@ -130,7 +130,7 @@ class _ArrayTable:
 _CHANGES = np.array([change.label for change in Change], object)
 _CLASSES = np.array([page_class.label for page_class in PageClass], object)
 _RIGHTS = np.array(["r--", "rw-", "r-x", "rwx", ""], object)
-"""By whether writing, and executing, is allowed; the last one for frames that nobody has."""
+"""By the right to write, and the right to execute; the last is for frames without an owner."""
 
 
 def _pieces(found: Difference, step: int) -> Iterator[_Columns]:
@@ -157,7 +157,7 @@ def _pieces(found: Difference, step: int) -> Iterator[_Columns]:
 
 
 def _contents(bits: NDArray[np.uint8]) -> NDArray[Any]:
-    """What became of the contents, in a word."""
+    """The change of the contents, in a word."""
     one = bits & (ChangeBit.ONLY_EARLIER | ChangeBit.ONLY_LATER) != 0
     tests = (one, bits & ChangeBit.ZEROED, bits & ChangeBit.FILLED, bits & ChangeBit.CONTENTS)
     words = ("", "zeroed", "filled", "changed")

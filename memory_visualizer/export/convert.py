@@ -1,9 +1,9 @@
 """A dump written anew in a plain format: raw, LiME or ELF core.
 
-Pages of zeros become holes of the file where the file system has such. The new file is read back
-before it gets its name: checksums of its pages must be the ones that were taken while the pages
-were written. A file that holds this memory already is kept, and what an interrupted conversion has
-written is kept page by page, compared with the dump, so a conversion may be started again.
+Pages of zeros become holes of the file if the file system has sparse files. The new file is read
+back before it gets its name: the checksums of its pages must equal the checksums from writing. A
+conversion can be repeated: a file that already holds this memory is kept. So are the pages that an
+interrupted conversion has written, if they equal the pages of the dump.
 """
 
 import errno
@@ -42,7 +42,7 @@ class Layout:
 
     format: str
     headers: Callable[[], Iterable[tuple[int, bytes]]]
-    """Gives the bytes that are not memory, each with its place in the file."""
+    """Returns the bytes that are not memory, each with its place in the file."""
     extents: Extents
     """The places of the frames."""
     size: int
@@ -57,15 +57,15 @@ class Conversion:
 
     layout: Layout
     pages: int
-    """The frames that the dump holds, and so the file."""
+    """The number of frames that the dump, and so the file, holds."""
     holes: int
-    """Frames that are in no run, and not left out."""
+    """The number of frames that are in no run, and not left out."""
     left_out: int
     """Frames of the machine that the dump leaves out, or that could not be read."""
     was_there: bool
     """Whether the file existed and held this memory, so that nothing was written."""
     kept: int
-    """Pages that an interrupted conversion had written, and that are as in the dump."""
+    """The number of pages from an interrupted conversion that equal the dump's and were kept."""
     remarks: tuple[str, ...]
     """Sentences on facts that the format cannot express."""
 
@@ -103,7 +103,7 @@ def convert_dump(
 
 
 def _write(snapshot: Snapshot, path: Path, layout: Layout, progress: Progress | None) -> int:
-    """Write a file that is not there yet; returns the number of pages that its part had."""
+    """Write a new file; returns the number of pages that an unfinished part of it had."""
     check_target(path)
     _check_room(path, layout, snapshot)
     dump, part = snapshot.dump, part_of(path)
@@ -111,7 +111,7 @@ def _write(snapshot: Snapshot, path: Path, layout: Layout, progress: Progress | 
         is_begun = file.seek(0, os.SEEK_END) > 0
         sums, kept = _fill(file, dump, layout, progress)
         is_whole = _holds(part, layout, dump, sums, progress)
-        if is_begun and not is_whole:  # it may have something where the dump has no pages
+        if is_begun and not is_whole:  # it may have data where the dump has no pages
             file.truncate(0)
             sums, kept = _fill(file, dump, layout, progress)
             is_whole = _holds(part, layout, dump, sums, progress)
@@ -126,7 +126,7 @@ def _write(snapshot: Snapshot, path: Path, layout: Layout, progress: Progress | 
 def _fill(
     file: IO[bytes], dump: Dump, layout: Layout, progress: Progress | None
 ) -> tuple["Checksums", int]:
-    """Write what a file lacks; returns the checksums of the dump, and the number of pages kept."""
+    """Write the missing parts; returns the checksums of the dump, and the number of kept pages."""
     sums = Checksums(dump.frame_count)
     pages = _Pages(file, layout.extents, sums)
     try:
@@ -162,20 +162,20 @@ _PROBE = 4 << 20
 
 
 def _can_have_holes(folder: Path) -> bool:
-    """Whether a part of a file in a folder that is never written takes no room."""
+    """Whether unwritten parts of a file in a folder take no room."""
     try:
         with TemporaryFile(dir=folder) as file:
             file.truncate(_PROBE)
             blocks = getattr(os.fstat(file.fileno()), "st_blocks", None)  # Windows does not tell
     except OSError:
-        return True  # the file itself will meet the same error, and tell it
+        return True  # writing the file itself will raise the same error
     return blocks is not None and blocks * 512 < _PROBE
 
 
 def _holds(
     path: Path, layout: Layout, dump: Dump, sums: "Checksums", progress: Progress | None
 ) -> bool:
-    """Whether a file holds the frames of a dump, with the contents that `sums` tell."""
+    """Whether a file holds the frames of a dump, with the checksums `sums`."""
     try:
         written = layout.open(path)
         if path.stat().st_size != layout.size or not np.array_equal(
@@ -200,7 +200,7 @@ def _remarks(dump: Dump, layout: Layout, holes: int, left_out: int) -> Iterator[
     if left_out:
         became = "zeros" if is_raw else "holes"
         yield (
-            f"{counted(left_out, 'page')} that the dump leaves out, or that could not be read, are"
+            f"{counted(left_out, 'page')} that the dump leaves out or that could not be read are"
             f" {became} in the file, as {layout.format} has no mark for such pages"
         )
     if is_raw and is_dump(dump.read_frames(np.zeros(1, np.int64)).tobytes()[:64]):
@@ -211,7 +211,7 @@ def _remarks(dump: Dump, layout: Layout, holes: int, left_out: int) -> Iterator[
 
 
 class _CannotWriteError(Exception):
-    """An error of the new file, which the scan of a dump must not take for one of the dump."""
+    """An error of the new file, which the scan must not mistake for an error of the dump."""
 
     def __init__(self, reason: OSError) -> None:
         super().__init__(str(reason))
@@ -231,7 +231,7 @@ class _Pages:
         self._writing = threading.Lock()
         self._end = file.seek(0, os.SEEK_END)
         self.kept = 0
-        """Pages, other than of zeros, that the file had."""
+        """The number of pages, except zeros, that the file had."""
 
     def put(self, place: int, contents: bytes | memoryview) -> None:
         """Write bytes into their place."""
@@ -243,9 +243,9 @@ class _Pages:
             raise _CannotWriteError(error) from error
 
     def add(self, frames: NDArray[np.int64], words: Words) -> None:
-        """Write some frames, given with their contents, but for those that are there.
+        """Write some frames, given with their contents, unless the file has them.
 
-        Pages of zeros are there beyond the end of what the file had.
+        Beyond its former end, the file has pages of zeros.
         """
         row = np.searchsorted(self._extents.first, frames, side="right") - 1
         place = self._extents.offset[row] + (frames - self._extents.first[row]) * PAGE_SIZE
@@ -261,7 +261,7 @@ class _Pages:
             self.put(int(place[rows.start]), pages.view(np.uint8).data)
 
     def _differ(self, place: int, words: Words) -> NDArray[np.bool_]:
-        """Find the pages that the file does not have at a place; one bool for each."""
+        """Which of these pages the file, from a place on, does not have; one bool for each."""
         there = np.zeros(words.shape, np.uint64)
         with self._writing:
             self._file.seek(place)
@@ -271,7 +271,7 @@ class _Pages:
 
 
 def _stretches(place: NDArray[np.int64], rows: NDArray[np.intp]) -> Iterator[slice]:
-    """Consecutive ones among some ascending rows, whose pages are neighbours in the file, too."""
+    """Runs of consecutive rows whose pages are neighbours in the file, too; rows ascend."""
     if len(rows):
         apart = (np.diff(place[rows]) != PAGE_SIZE) | (np.diff(rows) != 1)
         edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]
@@ -283,15 +283,15 @@ _GROUP = 4096
 """Frames that have a checksum together: 16 MiB."""
 _PAGES_AT_ONCE = 64
 _FACTORS = np.random.default_rng(0).integers(1 << 63, size=PAGE_SIZE // 8, dtype=np.uint64) | 1
-"""A number for each word of a page; odd, so that a change of a word always changes its product."""
+"""A factor for each word of a page; odd, so that a change of a word always changes the product."""
 
 
 class Checksums:
     """Sums of the contents of frames, for each 16 MiB of addresses.
 
-    They are the same in whatever order, blocks, and threads the frames come; pages of zeros add
-    nothing, so it does not matter whether they come at all. They find what a disk or a reader does
-    wrong, and prove nothing against an adversary.
+    They do not depend on the order, blocks, and threads in which frames come. Pages of zeros add
+    nothing, so they may be left out. The sums detect faults of a disk or a reader, but not
+    deliberate changes.
     """
 
     def __init__(self, frame_count: int) -> None:
@@ -341,8 +341,8 @@ def _lime(snapshot: Snapshot) -> Layout:
 def _not_like_avml(runs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First frame and number of frames of each range.
 
-    AVML writes blocks of 16 MiB and leaves out those of zeros, so readers take a gap behind such a
-    block for zeros. A run of just this size becomes two ranges.
+    AVML writes blocks of 16 MiB and leaves out blocks of zeros, so readers take a gap behind such a
+    block for zeros. A run of exactly this size becomes two ranges.
     """
     first, count = runs.T
     half = BLOCK_SIZE // PAGE_SIZE // 2
@@ -365,8 +365,8 @@ _READ, _WRITE, _EXECUTE = 4, 2, 1
 def _elf(snapshot: Snapshot) -> Layout:
     """An ELF core (System V ABI, chapters 4 and 5): a PT_LOAD for each run, by physical address.
 
-    Its note VMCOREINFO is that of the dump, or the text that a Linux kernel has in its memory: drgn
-    and libkdumpfile need it.
+    Its note VMCOREINFO comes from the dump's notes, or from the memory of a Linux kernel: drgn and
+    libkdumpfile need it.
     """
     dump = snapshot.dump
     first, count = dump.runs.T

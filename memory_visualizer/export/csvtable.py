@@ -1,7 +1,7 @@
 """The page map as comma-separated values, a row for each frame.
 
-Beside the paths of files, the rows contain only numbers and words of this program. Rows of frames
-without an owner differ mostly in their addresses, so their ends are formatted only once.
+Except for the paths of files, the rows contain only numbers and words of this program. Rows of
+frames without an owner differ mostly in their addresses, so their ends are formatted only once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -63,7 +63,7 @@ def record_titles(records: FrameRecords | None) -> tuple[str, ...]:
 def _add_last_owners(
     ends: list[str], records: FrameRecords | None, frames: range, pids: NDArray[np.int64]
 ) -> None:
-    """Write former owners into their column, which is empty up to here, and the last but one."""
+    """Write former owners into their column, the last but one, which is still empty."""
     if records is None or records.last_owners is None:
         return
     last = records.last_owners[frames.start : frames.stop]
@@ -87,7 +87,7 @@ def _add_files(snapshot: "Snapshot", frames: range, ends: list[str]) -> None:
 
 
 def text_cell(text: str) -> str:
-    """Text of a dump as a value of CSV: escaped, quoted, and no formula for a spreadsheet."""
+    """Text of a dump as a value of CSV: escaped, quoted, and never a spreadsheet's formula."""
     text = printable(text)
     text = f"'{text}" if text.startswith(_FORMULA) else text
     return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
@@ -132,7 +132,7 @@ def _kinds(snapshot: "Snapshot", frames: range) -> tuple[list[tuple[str, str]], 
         key |= uses[some].astype(np.int64) << _USE
         if records.findings is not None and records.priorities is not None:
             key |= records.findings[some].astype(np.int64) << _FINDING
-            # One more, so that none is 0.
+            # Plus one, so that 255 (no priority) becomes 0.
             key |= (records.priorities[some] + np.uint8(1)).astype(np.int64) << _PRIORITY
     found = distinct(key)
     kinds = [
@@ -146,7 +146,7 @@ def _kinds(snapshot: "Snapshot", frames: range) -> tuple[list[tuple[str, str]], 
 
 
 _STATE, _USE, _FINDING, _MAPPINGS, _PRIORITY = 4, 8, 13, 16, 48
-"""Where in the number of a kind of row each column has its bits."""
+"""The bits of each column in the number of a kind of row."""
 
 
 def _record_cells(records: FrameRecords | None, code: int) -> str:

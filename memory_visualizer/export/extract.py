@@ -1,7 +1,7 @@
 """Files, regions and frames of a dump, written into a folder, with a manifest.
 
-What is not in memory is a hole: zeros that take no room where the disk's file system can have
-holes. The manifest tells holes from zeros. Each file appears whole or not at all.
+Pages that are not in memory become holes: zeros that take no room if the file system has sparse
+files. The manifest tells holes from zeros. Each file appears whole or not at all.
 """
 
 import hashlib
@@ -30,33 +30,33 @@ from memory_visualizer.units import PAGE_SIZE
 
 MANIFEST = "manifest.json"
 LARGEST = 1 << 36
-"""Bytes of the largest file that is made, holes included: offsets in a dump may be any numbers."""
+"""Bytes of the largest file, holes included: offsets in a dump may be any numbers."""
 IN_ALL = 1 << 38
-"""Bytes of all files that are made, holes included, unless somebody asks for more: a disk whose
-file system has no holes must not be filled by what a dump says of the sizes of its files."""
+"""Default limit for the bytes of all files, holes included: sizes of files that a dump claims must
+not fill a disk whose file system has no sparse files."""
 _PAGES_AT_ONCE = 1 << 10
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Something to be written to one file."""
+    """The pages for one file, and its facts."""
 
     parts: tuple[str, ...]
     """The path below the folder; safe."""
     offset: NDArray[np.int64]
-    """Where in the file each page begins; ascending, each once."""
+    """The offset of each page in the file; ascending, each once."""
     frame: NDArray[np.int64]
     """The frames with these pages; all of them held."""
     length: NDArray[np.int64]
     """Bytes of each page that belong to the file, from its first one on."""
     size: int | None
-    """Bytes that the file shall have; None for as many as its pages need."""
+    """The file's size in bytes; None for as many as its pages need."""
     about: dict[str, Any] = field(default_factory=dict)
-    """For the manifest."""
+    """Facts for the manifest."""
 
     @property
     def written_size(self) -> int:
-        """Bytes of the file that is made, holes included; 0 if none is."""
+        """Bytes of the file, holes included; 0 if no file is written."""
         if not len(self.frame):
             return 0
         return self.size or int(np.max(self.offset + self.length))
@@ -77,7 +77,7 @@ class _Place:
 
 
 def pieces_of_files(snapshot: Snapshot, pattern: re.Pattern[str]) -> list[Piece]:
-    """What of the files is in memory whose paths match."""
+    """The pages in memory of the files whose paths match."""
     names, pages = SafeNames(), snapshot.file_pages
     order = np.argsort(pages.file, kind="stable")
     edges = np.searchsorted(pages.file[order], np.arange(len(pages.files) + 1))
@@ -103,9 +103,9 @@ def pieces_of_files(snapshot: Snapshot, pattern: re.Pattern[str]) -> list[Piece]
 
 
 def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> list[Piece]:
-    """The pages of each region of a process, and of each stretch of pages that lie in none.
+    """The pages of each region of a process, and of each run of pages outside of all regions.
 
-    `number` tells processes with one pid apart.
+    `number` tells processes with the same pid apart.
     """
     index = next(n for n, other in enumerate(snapshot.processes) if other is process)
     rows = snapshot.mappings.take((snapshot.mappings.space == index) & snapshot.mappings.is_user)
@@ -130,7 +130,7 @@ def pieces_of_process(snapshot: Snapshot, process: Process, number: int = 0) -> 
 
 
 def _outside(virtual: NDArray[np.uint64], bounds: Sequence[tuple[int, int]]) -> NDArray[np.uint64]:
-    """The pages, by their ascending addresses, that lie in none of some stretches."""
+    """The pages outside of some ranges; pages are given by their ascending addresses."""
     outside = np.ones(len(virtual), bool)
     for first, last in np.searchsorted(virtual, np.array(bounds, np.uint64).reshape(-1, 2)):
         outside[first:last] = False
@@ -149,7 +149,7 @@ def _of_region(region: Region) -> dict[str, Any]:
 
 
 def _stretches(virtual: NDArray[np.uint64]) -> list[tuple[int, int]]:
-    """First address and end of pages that follow one another; each begins with its address."""
+    """First address and end of each run of consecutive pages."""
     if not len(virtual):
         return []
     begins = np.append(0, np.flatnonzero(np.diff(virtual) > np.uint64(PAGE_SIZE)) + 1)
@@ -178,7 +178,7 @@ def _piece(
     size: int | None,
     about: dict[str, Any],
 ) -> Piece:
-    """What can be written of some pages: each offset once, in a file that is not too large."""
+    """The pages that can be written: each offset once, in a file that is not too large."""
     order = np.lexsort((place.frame, place.offset))
     offset, frame, length = place.offset[order], place.frame[order], place.length[order]
     end = LARGEST if size is None else min(size, LARGEST)
@@ -205,11 +205,10 @@ def write_pieces(
 ) -> dict[str, Any]:
     """Write pieces below a folder, which is made if it is missing, and then the manifest.
 
-    Returns the manifest. A piece without pages is only listed there; so is a piece for which there
-    is no room below `limit`, the bytes of all files that are made, holes included. Nothing that is
-    there is replaced, unless `force`; then what an earlier manifest in this folder lists, and what
-    output.check_target lets be replaced. OSError when something cannot be written; nothing is
-    written where a name is taken.
+    Returns the manifest. A piece without pages is only listed there; so is a piece that exceeds
+    `limit`, the bytes of all files, holes included. Existing files are replaced only with `force`,
+    and only if an earlier manifest in this folder lists them, or output.check_target allows it.
+    OSError if a file cannot be written; if a name is taken, nothing is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     root = folder.resolve()
@@ -288,7 +287,7 @@ def _make_folders(folder: Path, root: Path) -> None:
 
 @contextmanager
 def _part_of(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
-    """A new file beside the target, and its path; it is gone at the end, unless it was renamed."""
+    """A new file beside the target, and its path; removed at the end, unless it was renamed."""
     path = target.with_name(f".memory-visualizer-{os.urandom(8).hex()}.part")
     try:
         with path.open("xb") as file:
@@ -298,9 +297,9 @@ def _part_of(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
 
 
 def _write(file: IO[bytes], dump: Dump, piece: Piece) -> dict[str, Any]:
-    """Write a piece's pages, each in its place; what was written, for the manifest.
+    """Write a piece's pages, each in its place; returns the facts for the manifest.
 
-    The hash is that of all pages that are there, one behind the other, cut at the file's size.
+    The hash covers all pages that are in memory, one after another, cut at the file's size.
     """
     digest, end, written = hashlib.sha256(), 0, 0
     for offset, contents in _pages(dump, piece):
@@ -310,7 +309,7 @@ def _write(file: IO[bytes], dump: Dump, piece: Piece) -> dict[str, Any]:
         written += len(contents)
         is_beyond, end = offset >= end, max(end, offset + len(contents))
         if is_beyond and contents.count(0) == len(contents):
-            continue  # zeros are a hole, too
+            continue  # zeros become a hole, too
         file.seek(offset)
         file.write(contents)
     file.truncate(end if piece.size is None else piece.size)
@@ -325,7 +324,7 @@ def _write(file: IO[bytes], dump: Dump, piece: Piece) -> dict[str, Any]:
 
 
 def _pages(dump: Dump, piece: Piece) -> Iterator[tuple[int, bytes]]:
-    """Offset and contents of each page in the file, of which some are read at once."""
+    """Offset in the file and contents of each page; several pages are read at once."""
     for at in range(0, len(piece.frame), _PAGES_AT_ONCE):
         some = slice(at, at + _PAGES_AT_ONCE)
         offset, length = piece.offset[some].tolist(), piece.length[some].tolist()
@@ -334,7 +333,7 @@ def _pages(dump: Dump, piece: Piece) -> Iterator[tuple[int, bytes]]:
 
 
 def _runs(offset: NDArray[np.int64], length: NDArray[np.int64]) -> list[list[int]]:
-    """First byte and number of bytes of each stretch of pages that is there."""
+    """First byte and number of bytes of each run of pages that is in memory."""
     if not len(offset):
         return []
     begins = np.append(0, np.flatnonzero(offset[1:] != (offset + length)[:-1]) + 1)

@@ -1,7 +1,7 @@
 """Files, regions, and hits of YARA rules as tables: CSV, Parquet or JSON.
 
-Text from a dump is escaped in CSV (printable) and quoted; where a spreadsheet would take it for a
-formula, an apostrophe stands before it. In Parquet and JSON it is as in the dump.
+Text from a dump is escaped (printable) and quoted in CSV; text that a spreadsheet would take for a
+formula gets an apostrophe in front. In Parquet and JSON it is as in the dump.
 """
 
 import json
@@ -35,7 +35,7 @@ _Row = Mapping[str, Any]
 
 
 def write_files(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
-    """Write the files of which something is in memory, a row for each.
+    """Write the files with pages in memory, a row for each.
 
     Columns are those of snapshot.inventory.File: path, kind, whether it is deleted, size in bytes,
     file system, device, inode, pages, bytes of these, mapped pages, pids of the processes that have
@@ -76,9 +76,9 @@ def write_regions(
 ) -> None:
     """Write the regions of all processes, a row for each, by process and address.
 
-    Columns are those of snapshot.inventory.Region with the process's pid in front, and the pages
-    that are present. `chosen`, indices in Snapshot.processes, are the only processes. Formats and
-    errors as for write_files.
+    Columns are the process's pid, those of snapshot.inventory.Region, and the number of present
+    pages. `chosen`, indices in Snapshot.processes, limits the table to these processes. Formats
+    and errors as for write_files.
     """
     rows = (
         _region_row(process, region, pages)
@@ -105,9 +105,9 @@ def write_hits(path: Path, snapshot: Snapshot, hits: Hits, *, force: bool = Fals
 
     Columns: the rule and the name of its file, the pattern, physical address, page frame, offset in
     it, length in bytes; pid, name and virtual address of the process in which it was found, or of
-    the first one that has the page, and how many have it; the file behind the page with the offset
-    in it; and the first bytes in hexadecimal, up to the page's end. Formats and errors as for
-    write_files.
+    the first process that has the page, and the number of processes that have it; the file behind
+    the page with the offset in it; and the first bytes in hexadecimal, up to the page's end.
+    Formats and errors as for write_files.
     """
     _write(path, "hits", HIT_TITLES, hit_rows(snapshot, hits), force=force)
 
@@ -124,12 +124,12 @@ class PagesOfProcesses:
         self._edges = np.searchsorted(rows.space[order], np.arange(len(snapshot.processes) + 1))
 
     def outside(self, index: int, regions: Sequence[Region]) -> int:
-        """How many pages of a process are in memory in none of its regions."""
+        """The number of a process's pages in memory that lie outside of all its regions."""
         count = int(self._count[slice(*self._edges[index : index + 2])].sum())
         return max(count - int(self.present(index, regions).sum()), 0)
 
     def present(self, index: int, regions: Sequence[Region]) -> NDArray[np.int64]:
-        """How many pages of a process, by its index, are in memory in each of its regions."""
+        """The number of pages in memory for each region of a process, given by its index."""
         some = slice(*self._edges[index : index + 2])
         virtual, before = self._virtual[some], np.append(0, np.cumsum(self._count[some]))
         edges = np.array([(region.start, region.end) for region in regions], np.uint64)
@@ -211,7 +211,7 @@ _UNSIGNED = ("size", "inode", "offset")
 
 
 def _schema(titles: Sequence[str]) -> Any:
-    """The types of columns: numbers, but for those that are known to be else."""
+    """The types of columns: numbers, unless known otherwise."""
     import pyarrow as pa
 
     kinds = dict.fromkeys(_TEXTS, pa.string()) | dict.fromkeys(_UNSIGNED, pa.uint64())

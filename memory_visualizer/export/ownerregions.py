@@ -9,7 +9,7 @@ from memory_visualizer.snapshot.owners import Owners
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 NO_REGION = 0
-"""In place of an address, where a page lies in no known region of its owner."""
+"""The value for a page that lies in no known region of its owner, instead of an address."""
 
 
 class OwnerRegions:
@@ -24,7 +24,7 @@ class OwnerRegions:
             self._regions.append((start, end))
 
     def starts(self, owners: Owners) -> NDArray[np.uint64]:
-        """For each row, where the region begins; NO_REGION where none is known."""
+        """The first address of the region for each row; NO_REGION if none is known."""
         starts = np.full(len(owners.frame), NO_REGION, np.uint64)
         order = np.argsort(owners.process, kind="stable")
         edges = np.searchsorted(owners.process[order], np.arange(len(self._regions) + 1))

@@ -1,8 +1,8 @@
 """Names of files that come from a dump, made safe to be created in a folder.
 
-Nothing that a dump says may lead out of this folder, hide a name from the person at the screen, or
-be a name that another system takes for a device, forbids or cannot store. Names that would be the
-same where case is ignored are told apart.
+No name from a dump may lead out of this folder, mislead a reader on the screen, or be a name that
+another system takes for a device, forbids or cannot store. Names that differ only in case get
+distinct names.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import re
 import unicodedata
 
 _LONGEST_PART, _LONGEST_PATH = 80, 160
-"""Letters of a part and of all parts: Windows allows 260 with the folder's own path."""
+"""The most letters of a part, and of all parts: Windows allows 260 with the folder's own path."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.I)
 _FORBIDDEN = re.compile(r'[<>:"|?*\\/\x00-\x1f]')
 """By learn.microsoft.com, "Naming Files, Paths, and Namespaces"."""
@@ -21,9 +21,9 @@ class SafeNames:
 
     def __init__(self) -> None:
         self._used: dict[tuple[str, ...], str] = {}
-        """Paths in use by their parts as a system sees them that ignores case; with their kind."""
+        """Paths in use, and their kinds, by their parts without regard to case."""
         self._last: dict[tuple[str, ...], int] = {}
-        """The last number that made a name free, by its parts: a dump may repeat one name."""
+        """The last number that made a name unique, by its parts: a dump may repeat a name."""
 
     def path(self, text: str) -> tuple[str, ...]:
         r"""The parts of a path, at least one, below a folder.
@@ -43,7 +43,7 @@ class SafeNames:
         return tuple(found)
 
     def _free(self, folder: tuple[str, ...], part: str, kind: str) -> str:
-        """A name that is free in a folder, or is there a folder already if one is wanted."""
+        """A name that is free in a folder, or that of an existing folder if a folder is wanted."""
         wanted = (kind, *map(folded, (*folder, part)))
         number = self._last.get(wanted, 1)
         while True:
@@ -58,7 +58,7 @@ class SafeNames:
 
 
 def safe_part(text: str) -> str:
-    """One name without anything that a system may take for more than a name."""
+    """A name without characters that have a meaning to a system, such as separators."""
     name = "".join(
         letter if letter.isprintable() and not _FORBIDDEN.match(letter) else "_" for letter in text
     )
@@ -86,5 +86,5 @@ def _digest(text: str) -> str:
 
 
 def folded(name: str) -> str:
-    """A name as a system sees it that takes upper case for lower case."""
+    """A name as a system that ignores case sees it."""
     return unicodedata.normalize("NFC", name.casefold())

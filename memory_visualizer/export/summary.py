@@ -39,7 +39,7 @@ def _array(item: dict[str, Any], description: str) -> dict[str, Any]:
 
 
 MOST_RUNS = 1000
-"""The most runs of frames that are told of a lead."""
+"""The most runs of frames that a lead lists."""
 _COUNTS = {"additionalProperties": {"type": "integer"}}
 _ADDRESS = {"pattern": "^0x[0-9a-f]+$"}
 
@@ -373,7 +373,7 @@ def _last_owner_counts(snapshot: Snapshot) -> dict[str, int] | None:
 
 
 def _files(snapshot: Snapshot) -> dict[str, int] | None:
-    """Of the files in memory how many there are."""
+    """The counts of files in memory."""
     pages = snapshot.file_pages
     if not pages.files:
         return None

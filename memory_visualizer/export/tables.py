@@ -36,7 +36,7 @@ from memory_visualizer.units import PAGE_SIZE
 
 TABLE_FORMATS = (".npz", ".csv", ".parquet")
 INVENTORY_FORMATS = (".csv", ".parquet", ".json")
-"""Of tables of files and regions: see inventorytables."""
+"""Endings for tables of files and regions: see inventorytables."""
 
 _LABELS = [page_class.label for page_class in PageClass]
 _USE_LABELS = [use.label for use in PageUse]
@@ -84,8 +84,8 @@ def write_table(
 def write_page_map(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
     """Write the page map in Parquet with the same columns for each dump, of whatever system.
 
-    So the files of many dumps are one dataset. The columns are those of write_table; columns of
-    which this dump tells nothing are null. Errors as for write_table.
+    So the files of many dumps form a dataset. The columns are those of write_table; columns that
+    this dump cannot fill are null. Errors as for write_table.
     """
     _need("pyarrow", "a Parquet table")
     with whole_file(path, force=force) as file:
@@ -183,7 +183,7 @@ def _file_columns(snapshot: Snapshot) -> dict[str, "NDArray[Any] | _Pieces"]:
 
 
 def _record_columns(snapshot: Snapshot, pids: NDArray[np.int64]) -> "dict[str, Any]":
-    """The columns of `.npz` that tell what the kernel says of each frame."""
+    """The columns of `.npz` with the kernel's records of each frame."""
     records, uses = snapshot.records, snapshot.uses
     if records is None or uses is None:
         return {}
@@ -395,7 +395,7 @@ def _arrow_anomalies(snapshot: Snapshot, frames: range, owners: Owners) -> Any:
 
 
 def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
-    """Path of the file behind each of some frames, and the offset in it; null where none is."""
+    """Path of the file behind each of some frames, and the offset in it; null without a file."""
     pages = snapshot.file_pages
     file, offset = pages.of_frames(frames.start, frames.stop)
     none = file < 0
@@ -410,7 +410,7 @@ def _arrow_files(snapshot: Snapshot, frames: range) -> dict[str, Any]:
 
 
 def _arrow_records(snapshot: Snapshot, some: slice) -> dict[str, Any]:
-    """What the kernel says of some successive frames, as columns."""
+    """The kernel's records of some successive frames, as columns."""
 
     def words(codes: NDArray[np.uint8], labels: list[str]) -> Any:
         return arrowcolumns.words(codes.astype(np.int8), labels)

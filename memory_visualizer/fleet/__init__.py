@@ -1,1 +1,1 @@
-"""Many dumps, on one machine or many: a task for each, and what comes out of all of them."""
+"""Many dumps, analysed on one machine or many: a task for each dump, and outputs for all dumps."""

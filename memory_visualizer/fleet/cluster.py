@@ -22,11 +22,11 @@ _CONNECT_SECONDS = 10
 _START_SECONDS = 10
 
 _LOCAL_CONFIG: Mapping[str, Any] = {
-    # A worker gets its next dump when it has done one, so its end costs the running one only.
+    # A worker has one dump at a time, so the end of a worker costs one dump.
     "distributed.scheduler.worker-saturation": 1.0,
-    # Two ends of a worker, and two more while no other dump is analysed, are enough of a hint.
+    # A dump that ended two workers, and two more while it was analysed alone, is to blame.
     "distributed.scheduler.allowed-failures": 1,
-    # No pages that tell other users of the machine what is analysed.
+    # No web pages: they would tell other users of the machine which dumps are analysed.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
@@ -39,11 +39,11 @@ class Place:
     scheduler: str | None = None
     """The address of a running scheduler, such as ``tcp://host:8786``; None for this machine."""
     workers: int | None = None
-    """How many processes on this machine; None for one a core."""
+    """The number of processes on this machine; None for one per core."""
 
 
 def check_libraries() -> None:
-    """Raise MissingLibraryError where a library is missing that a fleet needs."""
+    """Raise MissingLibraryError if a library that a fleet needs is missing."""
     missing = [name for name in _LIBRARIES if find_spec(name) is None]
     if missing:
         raise MissingLibraryError(
@@ -58,7 +58,7 @@ def _are(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def connected(place: Place) -> Iterator[Any]:
-    """The connection to a running scheduler, or to one that lives as long as the block."""
+    """The connection to a running scheduler, or to a new one that ends with the block."""
     with _quiet():
         if place.scheduler:
             with _reached(place.scheduler) as client:
@@ -88,11 +88,11 @@ def _reached(address: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _local(workers: int | None) -> Iterator[Any]:
-    """A cluster of this machine's own: a process for each core, and a share of memory for each.
+    """A cluster on this machine: a process for each core, each with a share of the memory.
 
-    It listens on the loopback address only. Whoever reaches a scheduler can run code as its user,
-    and each user of a machine reaches loopback addresses, so it speaks TLS with keys that only
-    these processes have.
+    It listens on the loopback address only. Anyone who reaches a scheduler can run code as its
+    user, and every user of a machine reaches the loopback address, so the cluster speaks TLS with
+    keys that only its processes have.
     """
     import dask
     from distributed import Client, LocalCluster, Security
@@ -125,11 +125,11 @@ def _close(opened: Any) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let signals wait for the end of the block, since Dask starts and stops as a whole or badly.
+    """Hold signals back until the end of the block, since Dask must not stop halfway.
 
     Ctrl-C in a terminal reaches all its processes. Threads and processes that begin in the block
-    never see it: the workers are ended by this process. (A thread inherits the mask of the one that
-    starts it, a process that of its thread: pthread_sigmask(3), execve(2).)
+    never see it: this process ends the workers. (A thread inherits the signal mask of its parent
+    thread, and so does a process: pthread_sigmask(3), execve(2).)
     """
     if not hasattr(signal, "pthread_sigmask") or (
         threading.current_thread() is not threading.main_thread()
@@ -154,9 +154,9 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _is_not_of_dask(record: logging.LogRecord) -> bool:
-    """Whether a log of asyncio, on an error that nobody fetched, is not on one of Dask's own.
+    """Whether a log record of asyncio is not about an unretrieved error of Dask's own.
 
-    Ctrl-C leaves some behind, which are told when Python finds that nobody refers to them.
+    Ctrl-C leaves such errors behind, and asyncio logs them when Python frees them.
     """
     error = record.exc_info[1] if record.exc_info else None
     return not type(error).__module__.startswith("distributed.")
@@ -164,7 +164,7 @@ def _is_not_of_dask(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask logs what this module tells in sentences."""
+    """Silence the logs of Dask that repeat this module's own sentences."""
     import distributed  # noqa: F401 - it sets the levels when it is imported
 
     logging.getLogger("asyncio").addFilter(_is_not_of_dask)

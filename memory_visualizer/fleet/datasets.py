@@ -1,6 +1,6 @@
-"""What is asked over all dumps: datasets in Parquet, one folder for each, partitioned by dump.
+"""Datasets for questions over all dumps: Parquet, one folder for each, partitioned by dump.
 
-Each dump has one file in each dataset, ``DATASET/dump=NAME/part-0.parquet``, also where it has no
+Each dump has one file in each dataset, ``DATASET/dump=NAME/part-0.parquet``, even if it has no
 rows. All files of a dataset have the same columns, whatever the system of their dumps: pyarrow,
 DuckDB and polars read the folder as one table, in which ``dump`` is a column. Text is as in the
 dump, not yet printable.
@@ -52,8 +52,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         **{"runs": "ranges", "runs_left_out": "int64"},
     },
 }
-"""The columns of each dataset but the page maps, which are those of export.tables, and the kind of
-their values. Addresses are virtual, except those of page tables (dtb)."""
+"""The columns of each dataset, and the types of their values; for the page maps see export.tables.
+Addresses are virtual, except for page tables (dtb)."""
 
 DATASETS = ("pages", *COLUMNS)
 """The folders of the datasets."""
@@ -97,7 +97,7 @@ def _write(path: Path, kinds: Mapping[str, str], rows: Iterator[_Row], *, force:
 
 
 def _types() -> dict[str, Any]:
-    """The types of Arrow, by the words of COLUMNS."""
+    """The types of Arrow, by their names in COLUMNS."""
     import pyarrow as pa
 
     return {
@@ -210,5 +210,5 @@ def _leads(snapshot: Snapshot) -> Iterator[_Row]:
 
 
 def _text(text: str) -> str:
-    """Text that UTF-8 can hold: half a pair of UTF-16 becomes its number."""
+    """Text that UTF-8 can hold: a lone surrogate of UTF-16 becomes its number."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

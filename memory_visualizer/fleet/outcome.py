@@ -1,7 +1,7 @@
-"""What became of one dump: the file outcome.json beside its outputs.
+"""The outcome of one dump: the file outcome.json beside its outputs.
 
-It is written last, so its presence says that all outputs that it names are whole. It tells nothing
-of the run, no times and no machine: each machine writes the same bytes.
+It is written last: if it exists, all outputs that it names are whole. It says nothing about the run
+(times, machine), so every machine writes the same bytes.
 """
 
 import json
@@ -21,12 +21,12 @@ DONE, FAILED = "done", "failed"
 
 @dataclass(frozen=True)
 class Outcome:
-    """The facts of one dump that an index needs, and what its outputs were made of."""
+    """The facts of one dump for an index, and the file and options that its outputs come from."""
 
     source: str
     """The dump's path or URL, without credentials."""
     name: str
-    """Its name in the run, and of its folder."""
+    """Its name in the run, which is also the name of its folder."""
     size: int = 0
     """Bytes of its file; 0 if it could not be read."""
     fingerprint: str = ""
@@ -42,7 +42,7 @@ class Outcome:
     exit_code: int = 1
     """The exit code of ``memviz`` for the same dump."""
     system: str | None = None
-    """Such as ``Windows 10.0.19041``; None if unknown. The following are empty if it failed."""
+    """Such as ``Windows 10.0.19041``; None if unknown. All further facts are empty on failure."""
     family: str | None = None
     """``Windows`` or ``Linux``."""
     time: str | None = None
@@ -50,17 +50,17 @@ class Outcome:
     frames: int = 0
     """Page frames that the dump holds."""
     bytes: int = 0
-    """Of these frames."""
+    """Bytes of these frames."""
     classes: Mapping[str, int] = field(default_factory=dict)
     """Page frames of each class."""
     processes: int = 0
-    """Without the threads of a Linux kernel."""
+    """The number of processes, kernel threads of Linux not counted."""
     unlinked: int = 0
     """Processes that are in memory, but not in the system's list."""
     leads: Mapping[str, int] = field(default_factory=dict)
-    """How many leads there are of each kind; kinds without any are left out."""
+    """The number of leads of each kind; kinds without leads are left out."""
     remarks: int = 0
-    """Sentences of the summary on missing or doubtful data."""
+    """The number of remarks in the summary, on missing or doubtful data."""
     outputs: Mapping[str, int] = field(default_factory=dict)
     """The size of each output in bytes, by its path below the run's folder, with slashes."""
 
@@ -70,9 +70,9 @@ class Outcome:
         return self.status == DONE
 
     def serves(self, other: "Outcome", folder: Path) -> bool:
-        """Whether this outcome is of the same file and options as `other`, and all is still there.
+        """Whether this outcome has the file and options of `other`, and all its outputs exist.
 
-        `folder` is that of the run.
+        `folder` is the folder of the run.
         """
         same = ("source", "name", "size", "fingerprint", "options", "version")
         return (
@@ -104,7 +104,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def read_outcome(folder: Path, name: str) -> Outcome | None:
-    """The outcome of a dump in the run's folder; None if there is none that makes sense."""
+    """The outcome of a dump in the run's folder; None if it is missing or malformed."""
     try:
         values = json.loads((folder_of(folder, name) / FILE).read_bytes())
         if values["schema"] != SCHEMA or values["name"] != name:

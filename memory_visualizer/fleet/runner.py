@@ -1,7 +1,7 @@
 """The tasks of a fleet, given to the workers of a cluster by Dask.
 
-Dask gives a task whose worker ended to another worker. All else that goes wrong with a dump is in
-its outcome, see task.py.
+If a worker ends, Dask gives its task to another worker. All other failures of a dump are in its
+outcome: see task.py.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from memory_visualizer.printable import counted
 from memory_visualizer.version import __version__
 
 _TICK_SECONDS = 0.5
-"""How often the state of the cluster is looked at while no dump gets done."""
+"""The time between two checks of the cluster while no dump gets done."""
 _TICKS_WITHOUT_WORKERS = 10
-"""After how many of these it is told that there are no workers."""
+"""The number of checks after which a remark tells that there are no workers."""
 
 
 def results(
@@ -42,10 +42,11 @@ def results(
     """Analyse all dumps, and yield each result as soon as it is there, in any order.
 
     The outputs go to `folder`, an absolute path that exists. Large dumps come last, one at a time:
-    this process analyses them, and all workers share their scan; with `split`, so are all dumps.
-    `remark` is told if the scheduler has no workers, which is waited for. ClusterError if the
-    scheduler cannot be reached, goes away, or its workers cannot do the tasks; what was yielded
-    before is done, and nothing half is left. MissingLibraryError where Dask is not installed.
+    this process analyses them, and all workers share their scan. With `split` this holds for all
+    dumps. While the scheduler has no workers, this waits, and tells `remark`. ClusterError if the
+    scheduler cannot be reached, goes away, or its workers cannot do the tasks; dumps that were
+    yielded before are complete, and no partial output is left. MissingLibraryError if Dask is not
+    installed.
     """
     check_libraries()
     with connected(place) as client:
@@ -93,7 +94,7 @@ class _Run:
                 again.append(source)
             else:
                 yield self._result(source, future)
-        # A dump may only have waited for the worker that another one brought to its end.
+        # Another dump may have ended the worker, so each of these is tried once more, alone.
         for source in again:
             self._start(source)
             future = self._next()
@@ -101,7 +102,7 @@ class _Run:
             yield self._result(source, future)
 
     def shared(self, sources: Sequence[Source]) -> Iterator[Result]:
-        """Analyse dumps here, one after another, while all workers look through them."""
+        """Analyse dumps here, one after another, while all workers share their scans."""
         self._left = len(sources)
         for source in sources:
             scanner = SplitScan(
@@ -116,7 +117,7 @@ class _Run:
             yield result
 
     def cancel(self) -> None:
-        """Take back what is not done yet."""
+        """Cancel the tasks that are not done yet."""
         if self._sources and self._client.status == "running":
             self._client.cancel(list(self._sources), force=True)
         self._sources.clear()
@@ -190,13 +191,13 @@ class _Executor:
         self._gone = gone
 
     def submit(self, _: Callable[..., Any], /, *arguments: Any) -> "_Part":
-        """Have a worker look through a range."""
+        """Have a worker scan a range."""
         return _Part(self._pool.submit(_look(), __version__, *arguments), self._gone)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The findings of a range that a worker looks through."""
+    """The findings of a range that a worker scans."""
 
     future: Any
     gone: Callable[[], ClusterError]
@@ -221,7 +222,7 @@ class _Part:
 
 
 def _look() -> Callable[..., Any]:
-    """The function of a part of a scan, which is sent as that of `_task` is."""
+    """The function that scans a range; it is sent in the same way as the function of `_task`."""
 
     def look_through_range(version: str, job: bytes, within: range) -> Any:
         from memory_visualizer.fleet import split, task
@@ -239,14 +240,15 @@ _ENDED = (
 
 
 def _lacking(error: ImportError) -> ClusterError:
-    return ClusterError(f"the workers do not have all that Memory Visualizer needs: {error}")
+    return ClusterError(f"the workers lack a package that Memory Visualizer needs: {error}")
 
 
 def _task() -> Callable[..., Any]:
     """The function of a task, for a scheduler and workers that may not have this package.
 
-    A function within a function is sent as its code, and the arguments are plain: the scheduler
-    needs no package, and a worker without it tells so. It would end if it could not read a task.
+    A nested function is sent as its code, and the arguments are plain values: the scheduler needs
+    no package, and a worker without the package says so. (A worker that cannot unpickle a task
+    ends.)
     """
 
     def analyse_dump(

@@ -1,8 +1,8 @@
-"""Which dumps a fleet has: words of a command line become files and URLs with names of their own.
+"""Which dumps a fleet has: words of a command line become files and URLs with unique names.
 
-A name is made of the end of the path, with as many folders as tell it from the others; so the same
-words give the same names in each run, and a dump that comes in between changes no other's name,
-unless both end alike.
+A name is the end of the path, with as many folders as make it unique. So the same words give the
+same names in each run, and a new dump changes the name of another dump only if both paths end
+alike.
 """
 
 import os
@@ -27,7 +27,7 @@ from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 
 _MOST_FOLDERS = 8
-"""Folders that a name may hold; names that are alike even so get a mark."""
+"""The most folders in a name; names that are still equal get a mark."""
 _FURTHER_PART = re.compile(r"\.([els]x?)(?!01)([0-9]{2}|[a-z]{2})|\.(ad)(?!1$)([0-9]{1,2})", re.I)
 """Endings of the further files of an E01 or AD1 image."""
 
@@ -69,11 +69,11 @@ def expand(
     A word is a file, a folder (with all that is below it, apart from hidden files and what is below
     `without`), a glob, ``@`` and a file with a word in each line, or a URL: of a file, of a folder
     if it ends in ``/``, or a glob. Further parts of an image belong to its first part. `remark` is
-    told the files of folders and globs that are evidently no dumps.
+    told about files of folders and globs that are evidently not dumps.
 
     BadInputError for a folder or glob without a dump, a list that cannot be read, or a URL with
-    credentials, which must not travel with the work. A single file that is missing is kept: it
-    costs itself when it is opened.
+    credentials, which must not travel with the work. A single missing file is kept: it fails when
+    it is opened.
     """
     found: dict[str, _Found] = {}
     for word in _lines(words):
@@ -153,15 +153,14 @@ def _dumps_among(files: Sequence[Path], word: str, remark: Callable[[str], None]
     others = [f"{path.name} ({kind})" for path, kind in kinds.items() if kind]
     if others:
         count = counted(len(others), "file is", "files are")
-        remark(f"{word}: {count} evidently not dumps, and passed over; the first: {others[0]}")
+        remark(f"{word}: {count} evidently not dumps and skipped; the first is {others[0]}")
     return [path for path, kind in kinds.items() if not kind]
 
 
 def _of_another_kind(path: Path) -> str:
-    """What a file is that nobody would take for a dump; empty for all others.
+    """The kind of a file that is evidently not a dump; empty for all other files.
 
-    A file that cannot be read is one of the others, and so is a packed one: its own error will say
-    more.
+    Unreadable and packed files are passed on: the error that opens them says more.
     """
     try:
         if not path.is_file():
@@ -199,13 +198,13 @@ def _at_url(word: str) -> list[_Found]:
 
 
 def _without_further_parts(found: Sequence[_Found]) -> list[_Found]:
-    """Leave out the files that are read with another file, if that one is there as well."""
+    """Leave out the files that are read together with another file of the list."""
     names = {folded(one.url) for one in found}
     return [one for one in found if not _belongs_to_another(one.url, names)]
 
 
 def _belongs_to_another(url: str, names: set[str]) -> bool:
-    """Whether a file is a further part, or a description, of another one."""
+    """Whether a file is a further part or a description of another file."""
     ending = PurePosixPath(url).suffix
     stem = url.removesuffix(ending)
     if ending.lower() in vmware.STATE_SUFFIXES:
@@ -226,7 +225,7 @@ def _belongs_to_another(url: str, names: set[str]) -> bool:
 
 
 def _names(found: Sequence[_Found]) -> list[str]:
-    """A name for each: as few folders as tell it from the others."""
+    """A unique name for each, with as few folders as possible."""
     depth = [min(one.depth, len(one.parts)) for one in found]
     for _ in range(_MOST_FOLDERS):
         alike = [
@@ -256,7 +255,7 @@ def _name(found: _Found, depth: int) -> str:
 
 
 def _groups(names: Iterable[str]) -> dict[str, list[int]]:
-    """The rows of each name, where letters' case does not count."""
+    """The rows of each name, without regard to case."""
     groups: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(names):
         groups[folded(name)].append(row)

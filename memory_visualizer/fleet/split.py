@@ -1,9 +1,9 @@
 """One large dump, read by many workers: its scan is cut into ranges of frames.
 
-Each worker opens the dump for itself, from storage that all of them share, looks through the blocks
-of its range, and sends back what it found, which is little. One machine takes the findings in the
-order of the blocks, as it would those of its own threads. So the result is that of one machine,
-also where a limit cuts.
+Each worker opens the dump for itself, from storage that all of them share, scans the blocks of its
+range, and sends back its findings, which are small. One machine takes the findings in the order of
+the blocks, in the same way as the findings of its own threads. So the result is that of one
+machine, even where a limit cuts.
 
     with ProcessPoolExecutor(4) as pool:
         snapshot = memory_visualizer.open("large.raw", scanner=SplitScan(pool, workers=4))
@@ -28,18 +28,18 @@ from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import PAGE_SIZE
 
 AUTOMATIC_SIZE = 64 << 30
-"""Dumps of so many bytes and more are split without being asked for."""
+"""Dumps of this many bytes or more are always split."""
 _SMALLEST_RANGE = 1 << 18
-"""Frames, 1 GiB: a second or so of work, so that what a task costs does not count."""
+"""Frames (1 GiB): about a second of work, so that the overhead of a task does not count."""
 _MOST_RANGES = 1 << 10
-"""The visitors are sent with each range. They know some frames by number, at most a hundredth of
-all: to send these for each of so many ranges costs a fiftieth of reading the dump."""
+"""The visitors are sent with each range. They hold the numbers of at most a hundredth of all
+frames: with this many ranges, sending them adds a fiftieth to the bytes of the dump."""
 _AHEAD = 4
 """Ranges under way or waiting to be taken, for each worker."""
 
 
 class Future(Protocol):
-    """What is used of a future."""
+    """The methods of a future that are used here."""
 
     def result(self) -> Any:
         """Wait for the result, or raise its error."""
@@ -49,7 +49,7 @@ class Future(Protocol):
 
 
 class Executor(Protocol):
-    """What is used of concurrent.futures.Executor; Dask's Client.get_executor() gives one, too."""
+    """The used part of concurrent.futures.Executor; Client.get_executor() of Dask fits, too."""
 
     def submit(self, work: Callable[..., Any], /, *arguments: Any) -> Future:
         """Call a function of a module in a worker."""
@@ -68,7 +68,7 @@ class SplitScan:
     range_frames: int | None = None
     """Held frames in a range; None for what suits the dump."""
     say: Callable[[str], object] = str
-    """Told a sentence, before each scan, on a dump that is scanned by one machine."""
+    """Called with a sentence before each scan of a dump that only one machine can scan."""
 
     def __call__(
         self,
@@ -112,7 +112,7 @@ class SplitScan:
 
 
 def is_large(url: str) -> bool:
-    """Whether a dump's file has AUTOMATIC_SIZE; False if it cannot be read here."""
+    """Whether a dump's file has AUTOMATIC_SIZE or more; False if it cannot be read here."""
     try:
         path = as_path(url)
         with reading(path), path.open("rb", buffering=0) as file:
@@ -131,7 +131,7 @@ def why_whole(dump: Dump) -> str:
 
 
 def ranges_of(dump: Dump, count: int) -> list[range]:
-    """Adjoining ranges of PFNs, which have all frames of a dump, `count` held frames in each."""
+    """Adjoining ranges of PFNs that cover a dump, with `count` held frames in each."""
     starts, frames = dump.runs.T
     before = np.cumsum(frames) - frames
     cuts = np.arange(count, int(frames.sum()), count)
@@ -141,22 +141,22 @@ def ranges_of(dump: Dump, count: int) -> list[range]:
 
 
 def look_through(job: bytes, within: range) -> list[Findings]:
-    """What a worker does: find what the visitors of a job find in a range of frames."""
+    """The work of a worker: the findings of a job's visitors in a range of frames."""
     dump, visitors = _unpacked_job(job)
     return list(dump.look_through(visitors, within))
 
 
 def _packed_job(dump: Dump, visitors: Sequence[Visitor[Any]]) -> bytes:
-    """The dump's place, proof that it is the same file, and the first step of each visitor."""
+    """A pickle of the dump's place, of proof of its identity, and of each visitor's first step."""
     return pickle.dumps((dump, _identity(dump), [visitor.look for visitor in visitors]))
 
 
-# A worker has many ranges of a job, and opens the dump once.
+# A worker scans many ranges of a job, and opens the dump once.
 @lru_cache(maxsize=1)
 def _unpacked_job(job: bytes) -> tuple[Dump, list[Visitor[Any]]]:
     dump, identity, looks = pickle.loads(job)
     if _identity(dump) != identity:
-        raise BadInputError(f"{dump.path} is another file for a worker than for the others")
+        raise BadInputError(f"{dump.path} is not the same file on all machines")
     return dump, [Visitor(look, _take_nothing) for look in looks]
 
 
@@ -165,4 +165,4 @@ def _identity(dump: Dump) -> tuple[str, int, int]:
 
 
 def _take_nothing(_: object) -> None:
-    """Workers only look."""
+    """Workers only look: the machine that joins their findings takes them."""

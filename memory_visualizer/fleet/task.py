@@ -1,7 +1,7 @@
-"""What is done for one dump of a fleet, wherever it is done.
+"""The task for one dump of a fleet, on any machine.
 
 The dump's own outputs are those of ``memviz``, byte for byte. All appear whole or not at all; the
-outcome comes last. Nothing of a dump makes the task fail: its fault becomes the outcome's sentence.
+outcome comes last. No dump makes its task fail: the fault becomes the sentence of the outcome.
 """
 
 import json
@@ -75,7 +75,7 @@ class Result:
 
     outcome: Outcome
     is_kept: bool = False
-    """Whether it is that of an earlier run, and nothing had to be done."""
+    """Whether it comes from an earlier run, so that nothing had to be done."""
 
 
 def analyse_plain(
@@ -83,7 +83,7 @@ def analyse_plain(
 ) -> Result:
     """Do `analyse` for a program that may be on another machine; the arguments are plain values.
 
-    `version` is that program's. ClusterError if this machine cannot do its tasks.
+    `version` is the version of that program. ClusterError if this machine cannot do its tasks.
     """
     check_version(version)
     return analyse(Source(**source), Path(folder), Options(**options), force=force)
@@ -108,7 +108,7 @@ def analyse(
 ) -> Result:
     """Write all outputs of one dump into the run's folder, unless they are there already.
 
-    `force` is that of output.whole_file, `scanner` as for api.open. ClusterError if this machine
+    `force` as for output.whole_file, `scanner` as for api.open. ClusterError if this machine
     does not see the folder, or the scanner's cluster is at fault; OSError if the outcome cannot be
     written.
     """
@@ -122,7 +122,7 @@ def analyse(
         draft = _identified(draft)
     except MemoryVisualizerError as error:
         failed = replace(draft, sentence=str(error), exit_code=BAD_INPUT)
-        # The file may be back tomorrow; what was made of it before is still true.
+        # The file may be back tomorrow, and its earlier outputs are still true.
         if earlier is None or not earlier.is_done:
             write_outcome(folder, failed)
         return Result(failed)
@@ -175,7 +175,7 @@ def _written(
 ) -> Outcome:
     """Write all outputs, and return the draft with the facts of the dump.
 
-    What is read when, and thus known to the summary, follows the order of ``memviz``.
+    Data is read in the order of ``memviz``, since the summary only tells what has been read.
     """
     picture, page, summary, thumbnail = _own_outputs(folder, draft.name)
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -226,9 +226,9 @@ def _write_page(
 def _write_thumbnail(
     path: Path, snapshot: Snapshot, colouring: Colouring, options: Options, *, force: bool
 ) -> None:
-    """Write the small picture: nearly square, so its width is that of no option.
+    """Write the small picture. It is nearly square, so the option for the width does not apply.
 
-    Its scale is that of the picture where a pixel stands for many pages.
+    If a pixel of the picture stands for many pages, the small picture begins with the same scale.
     """
     scale = options.scale if Scale.of(options.scale).pages > 1 else 1
     picture = picture_of(
@@ -270,10 +270,10 @@ def outputs(folder: Path, name: str) -> Iterator[Path]:
 
 
 def clear(folder: Path, name: str) -> None:
-    """Remove what an earlier run made of a dump, and what was left of a run that was killed.
+    """Remove the outputs of an earlier run, and the remains of a killed run.
 
     The outcome goes first: without it nothing counts as done. Files that this program did not write
-    stay, and so do folders that hold any.
+    stay, and so do their folders.
     """
     own = [folder_of(folder, name) / FILE, *outputs(folder, name)]
     for path in own:
@@ -287,9 +287,10 @@ def clear(folder: Path, name: str) -> None:
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder, where files have names from the start.
+    """Remove unfinished files of a killed process from a folder.
 
-    Nobody else may write there at the same time.
+    They exist where a system cannot write files without a name. Nobody else may write to the folder
+    at the same time.
     """
     for part in folder.glob(PARTS):
         part.unlink(missing_ok=True)

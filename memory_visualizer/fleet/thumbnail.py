@@ -21,7 +21,7 @@ def write_thumbnail(path: Path, picture: Painting, *, force: bool = False) -> No
 def small(picture: Painting) -> Painting:
     """The picture with one pixel for each square of pixels, by majority.
 
-    Of colours that are as frequent, the first of the palette is taken. Colours are never mixed: a
+    Of equally frequent colours, the first of the palette is taken. Colours are never mixed: a
     blend of two classes could be the colour of a third.
     """
     height, width = picture.pixels.shape

@@ -31,7 +31,6 @@ from memory_visualizer.formats.paths import as_path
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
-_SCHEMA = "http://aff4.org/Schema#"
 _LOCAL_HEADER = struct.Struct("<26xHH")
 """Header of a file in a zip: bytes of its name and of the extra field, which precede its
 contents."""

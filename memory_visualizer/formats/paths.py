@@ -1,4 +1,4 @@
-"""What a person names becomes a path: of a file on this machine, or of one behind a URL."""
+"""Names that a user gives become paths: of files on this machine, or of files behind URLs."""
 
 import errno
 import fnmatch
@@ -30,7 +30,7 @@ def as_path(name: str | Path) -> Path:
 
 
 class RemotePath(InsidePath):
-    """The path of a file behind a URL, which is looked for when it is asked about.
+    """The path of a file behind a URL; the server is asked only when something must be known.
 
     It shows the URL without credentials, and a pickle of it has none either. `parent`, `with_name`
     and `with_suffix` lead to URLs; other paths derived from it are of no use.
@@ -57,7 +57,7 @@ class RemotePath(InsidePath):
         return RemoteFile(self.url)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """A pickle opens the URL without credentials, which the environment has to give then."""
+        """A pickle opens the URL without credentials; the environment has to provide them."""
         return as_path, (printable_url(self.url) if self.url else str(self),)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
@@ -70,7 +70,7 @@ class RemotePath(InsidePath):
         return os.stat_result((stat.S_IFREG | 0o400, 0, 0, 1, 0, 0, size, 0, 0, 0))
 
     def is_file(self, **_: Any) -> bool:
-        """Whether the server tells the size of such a file."""
+        """Whether the server knows a file at this URL, and tells its size."""
         if self._size is not None or "_file" in vars(self):
             return True
         try:

@@ -1,11 +1,10 @@
 """Files on other machines, read by ranges through fsspec and never as a whole.
 
 fsspec knows the protocols and finds the credentials (environment, configuration files, netrc). Its
-own caches serve one reader that goes forward; here several threads read, some of them single pages
-all over the file. So ranges are kept by this module: blocks of the files in one cache for all of
-them, within a budget of bytes. Ranges that lie near one another are asked for in one request;
-several requests are under way at once; and where a file is read forward, what follows is asked for
-ahead, so that the speed of the network counts and not its delay.
+own caches serve one sequential reader; here several threads read, some of them single pages all
+over the file. So this module has a cache of its own: blocks of all files, within a budget of bytes.
+Nearby ranges share a request; several requests are in flight at once; and a file that is read
+sequentially is read ahead, so that the throughput of the network counts and not its latency.
 """
 
 import threading
@@ -37,40 +36,40 @@ from memory_visualizer.printable import counted
 _Result = TypeVar("_Result")
 
 BUDGET = 256 << 20
-"""Bytes that the blocks of all files may take, those under way included."""
+"""Bytes that the blocks of all files may take, requested blocks included."""
 BLOCK = 16 << 10
-"""Bytes of a block. With smaller ones more of the pages that are read here and there stay in the
-cache, and a scan takes more of the processor: 0.9 s for each 256 MiB, 1.25 s with single pages."""
+"""Bytes of a block. With smaller blocks, more scattered pages fit into the cache, but a scan takes
+more processor time: 0.9 s for each 256 MiB, and 1.25 s with blocks of one page."""
 _GAP = 6
-"""Missing blocks between two that are wanted, which are read rather than asked around: they take
-less time than a further request."""
+"""Unwanted blocks between two wanted blocks that are read along: they take less time than a further
+request."""
 _REQUEST = 4 << 20
 """The most bytes of a request."""
 _AT_ONCE = 16
-"""Requests under way at once."""
+"""Requests in flight at once."""
 _AHEAD = 32 << 20
-"""The most bytes that are asked for ahead of a reader that goes forward."""
+"""The most bytes of read-ahead for a sequential reader."""
 _STREAM = 1 << 20
-"""Bytes that a reader goes forward before anything is asked for ahead of it."""
+"""Bytes that a reader goes forward before read-ahead begins."""
 _NEAR = 8 << 20
-"""How far from one another several threads of one forward reader may be, in bytes."""
+"""The distance in bytes up to which threads count as one sequential reader."""
 _STREAMS = 4
-"""Forward readers that are told apart."""
+"""The most sequential readers that are told apart."""
 _PAUSES = (0.5, 1.0, 2.0)
-"""Seconds before each further try of a request that failed."""
+"""Seconds before each retry of a failed request."""
 _PATIENCE = 45.0
-"""Seconds after which a request that failed is not tried again."""
+"""Seconds after which a failed request is not retried."""
 _CHECK_AFTER = 5.0
-"""Seconds after which it is asked again whether the file is still the same."""
+"""Seconds between two checks that the file is still the same."""
 _SILENCE = 30
-"""Seconds without an answer after which a request to an HTTP server has failed."""
+"""Timeout: seconds without an answer after which a request to an HTTP server has failed."""
 _MOST_LISTED = 100_000
 
 _MARKS = (
     *("ETag", "etag", "Content-MD5", "md5Hash", "checksum", "generation", "VersionId"),
     *("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "updated", "created"),
 )
-"""What file systems tell of a file that is different after a change (and not after a read)."""
+"""Properties that a file system tells, and that change with a file's contents (not by a read)."""
 _PACKAGES = {
     **dict.fromkeys(("http", "https"), "aiohttp"),
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
@@ -87,9 +86,9 @@ _STATUS = {
     410: "it does not exist any more",
 }
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError)
-"""Errors that another try would not change."""
+"""Errors that a retry would not change."""
 _TRANSIENT = (408, 425, 429)
-"""Statuses of HTTP below 500 after which another try makes sense."""
+"""Statuses of HTTP below 500 after which a retry makes sense."""
 
 
 class RemoteFile(Inside):
@@ -100,7 +99,7 @@ class RemoteFile(Inside):
     def __init__(self, url: str) -> None:
         """Ask for the file's size, and whether ranges of it can be read.
 
-        BadInputError when it cannot be read or not by ranges; MissingLibraryError.
+        BadInputError if it cannot be read, or only as a whole; MissingLibraryError.
         """
         self._url = url
         self.shown = printable_url(url)
@@ -118,7 +117,7 @@ class RemoteFile(Inside):
             self._fetch(self.size - 1, self.size)
 
     def read_into(self, target: memoryview, offset: int) -> None:
-        """Fill `target` from byte `offset` on, and ask for what follows if reading goes forward.
+        """Fill `target` from byte `offset` on, and read ahead if reading is sequential.
 
         BadInputError, also if the file changed.
         """
@@ -127,7 +126,7 @@ class RemoteFile(Inside):
             self._copy(target[start : start + _REQUEST], offset + start)
 
     def ask(self, offset: NDArray[np.int64], size: NDArray[np.int64] | int) -> None:
-        """As in `Inside`: the requests are under way at once, and `read_into` waits for them."""
+        """As in `Inside`: all requests are sent at once, and `read_into` waits for them."""
         most = BUDGET // BLOCK // 2
         first = offset // BLOCK
         spans = np.clip((offset + size - 1) // BLOCK - first + 1, 0, most)
@@ -137,7 +136,7 @@ class RemoteFile(Inside):
 
     @property
     def asks_at_once(self) -> int:
-        """As in `Inside`: so few that none is forgotten before it is read."""
+        """As in `Inside`: few enough that no block is dropped before it is read."""
         return BUDGET // BLOCK // 4
 
     def check(self) -> None:
@@ -149,7 +148,7 @@ class RemoteFile(Inside):
         self._checked = time.monotonic()
 
     def _copy(self, target: memoryview, offset: int) -> None:
-        """Fill `target` from blocks; all that are missing are asked for before one is awaited."""
+        """Fill `target` from blocks; all missing ones are requested before one is awaited."""
         end = offset + len(target)
         held, coming = _cache.take(self, range(offset // BLOCK, -(-end // BLOCK)))
         place = offset
@@ -161,7 +160,7 @@ class RemoteFile(Inside):
             place += len(piece)
 
     def _ask_ahead(self, offset: int, size: int) -> None:
-        """Ask for what follows, if the last reads went forward through the file."""
+        """Read ahead, if the last reads went forward through the file."""
         with self._following:
             stream = next((one for one in self._streams if one.is_near(offset)), None)
             if stream is None:
@@ -174,7 +173,7 @@ class RemoteFile(Inside):
             _cache.take(self, range(start // BLOCK, -(-end // BLOCK)))
 
     def fetch_blocks(self, first: int, count: int) -> memoryview:
-        """Read so many blocks from number `first` on, the last perhaps shorter; as `read_into`."""
+        """Read `count` blocks from number `first` on; the last may be shorter. See `read_into`."""
         start = first * BLOCK
         data = self._fetch(start, min(start + count * BLOCK, self.size))
         if time.monotonic() - self._checked > _CHECK_AFTER:
@@ -183,7 +182,7 @@ class RemoteFile(Inside):
         return memoryview(data)
 
     def is_zero(self, number: int) -> bool:
-        """Whether a block was read before, and had nothing but zeros."""
+        """Whether a block is known to be all zeros, since it was read before."""
         return bool(self._zero[number // 8] >> number % 8 & 1)
 
     def note_zero(self, number: int) -> None:
@@ -191,7 +190,7 @@ class RemoteFile(Inside):
         self._zero[number // 8] |= 1 << number % 8
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """Read a range in one request, which is tried again a few times if it fails."""
+        """Read a range in one request, with a few retries if it fails."""
 
         def read() -> bytes:
             data = self._read(start, end)
@@ -205,7 +204,7 @@ class RemoteFile(Inside):
         return self._guarded(read)
 
     def _read(self, start: int, end: int) -> bytes:
-        """Read a range; errors of any kind, as the file system raises them."""
+        """Read a range; errors are as the file system raises them."""
         if self._system.async_impl and hasattr(self._file, "_fetch_range"):
             return bytes(self._file._fetch_range(start, end))
         with self._reading:  # other file systems may have one connection for all
@@ -234,7 +233,7 @@ class RemoteFile(Inside):
         return info
 
     def _guarded(self, work: Callable[[], _Result]) -> _Result:
-        """The result of `work`, which is tried again after a while if the network fails."""
+        """The result of `work`, which is retried after a pause if the network fails."""
         tried, began = 0, time.monotonic()
         while True:
             try:
@@ -247,13 +246,13 @@ class RemoteFile(Inside):
                 is_last = tried > len(_PAUSES) or time.monotonic() - began > _PATIENCE
                 if sentence is None and is_last:
                     sentence = f"{explained(error, self._url)} (tried {counted(tried, 'time')})"
-            # Not in the except block: the error's text may have the credentials.
+            # Outside the except block: a chained error might show the credentials in its text.
             if sentence is not None:
                 raise BadInputError(f"cannot read {self.shown}: {sentence}")
             time.sleep(_PAUSES[tried - 1])
 
     def _final(self, error: BaseException) -> str | None:
-        """A sentence on an error that another try would not change; else None."""
+        """A sentence on an error that a retry would not change; None for other errors."""
         if _has_changed(error):
             raise self._changed("ETag") from None
         if isinstance(error, _NoRangesError) or "range requests" in str(error):
@@ -268,7 +267,7 @@ class RemoteFile(Inside):
         return None
 
     def _changed(self, mark: str) -> BadInputError:
-        return BadInputError(f"{self.shown} changed while it was read: its {mark} is another")
+        return BadInputError(f"{self.shown} changed while it was read: its {mark} is different")
 
 
 class _NoRangesError(Exception):
@@ -285,26 +284,26 @@ class _Stream:
 
     start: int
     end: int
-    """How far it came."""
+    """The end of its reads."""
     read: int = 0
-    """Bytes of the blocks from `start` on that it looked into."""
+    """Bytes of the blocks from `start` on that it has read."""
     asked: int = 0
-    """The place up to which was asked for ahead."""
+    """The end of its read-ahead."""
 
     def is_near(self, offset: int) -> bool:
-        """Whether a read may be one of this reader."""
+        """Whether a read may belong to this reader."""
         return self.end - _NEAR <= offset <= self.end + _NEAR
 
     def follow(self, offset: int, size: int, file_size: int) -> tuple[int, int]:
-        """Take note of a read; returns the start and end of what should be asked for."""
+        """Take note of a read; returns the start and end of the range to read ahead."""
         start, end = offset // BLOCK * BLOCK, -(-(offset + size) // BLOCK) * BLOCK
         self.read += max(0, end - max(start, self.end))
         self.end = max(self.end, end)
-        if 2 * self.read < self.end - self.start:  # single places, far from one another
+        if 2 * self.read < self.end - self.start:  # scattered reads
             self.start, self.end, self.read = start, end, end - start
         if self.read < _STREAM:
             return 0, 0
-        # Ever more, as the reader goes on; in whole requests.
+        # The read-ahead grows with the distance read, in whole requests.
         upto = self.end + min(self.read, _AHEAD, BUDGET // 4)
         upto = upto // _REQUEST * _REQUEST if upto < file_size else file_size
         begin = max(self.end, self.asked)
@@ -315,24 +314,24 @@ class _Stream:
 
 
 class _Cache:
-    """Blocks of all files: those that were used last, and those that are under way."""
+    """Blocks of all files: the most recently used ones, and those in flight."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
         self._coming: dict[tuple[int, int], Future[dict[int, memoryview]]] = {}
         self.gone: deque[int] = deque()
-        """Numbers of files that nobody has any more. The garbage collector adds them, at any time
-        and in any thread, so it must need no lock."""
+        """Numbers of files that no longer exist. The garbage collector adds them, at any time and
+        in any thread, so adding must not take a lock."""
         self.most = 0
-        """The most blocks that there ever were, for tests of the budget."""
+        """The highest number of blocks so far, for tests of the budget."""
 
     def take(
         self, file: RemoteFile, numbers: Iterable[int]
     ) -> tuple[dict[int, memoryview], dict[int, "Future[dict[int, memoryview]]"]]:
-        """The blocks with these ascending numbers: those at hand, and those that are under way.
+        """The blocks with these ascending numbers: those in the cache, and those in flight.
 
-        What is neither is asked for.
+        Missing blocks are requested.
         """
         held: dict[int, memoryview] = {}
         coming: dict[int, Future[dict[int, memoryview]]] = {}
@@ -359,7 +358,7 @@ class _Cache:
         return held, coming
 
     def _requests(self, file: int, missing: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Join missing blocks to requests: the first block, and how many."""
+        """Join missing blocks to requests: the first block of each, and the number of blocks."""
         most = _REQUEST // BLOCK
         first = last = -1
         for number in missing:
@@ -393,7 +392,7 @@ class _Cache:
             raise
         with self._lock:
             for key in keys:
-                # A file that was forgotten meanwhile keeps nothing.
+                # A file that is gone by now keeps no blocks.
                 if self._coming.pop(key, None) is None:
                     continue
                 if _ZEROS[: len(blocks[key[1]])] == blocks[key[1]]:
@@ -404,14 +403,14 @@ class _Cache:
         return blocks
 
     def _make_room(self) -> None:
-        """Forget the blocks that were used longest ago; the caller has the lock."""
+        """Drop the least recently used blocks; the caller holds the lock."""
         room = max(BUDGET // BLOCK - len(self._coming), 0)
         while len(self._held) > room:
             self._held.popitem(last=False)
         self.most = max(self.most, len(self._held) + len(self._coming))
 
     def _forget_gone(self) -> None:
-        """Forget the blocks of files that are gone; the caller has the lock."""
+        """Drop the blocks of files that are gone; the caller holds the lock."""
         gone = {self.gone.popleft() for _ in range(len(self.gone))}
         for blocks in (self._held, self._coming) if gone else ():
             for key in [key for key in blocks if key[0] in gone]:
@@ -483,7 +482,7 @@ def size_of(url: str) -> int:
 
 
 def _info(system: Any, path: str) -> Mapping[str, Any]:
-    """What a file system tells of a file now, and not what it remembers."""
+    """The properties of a file, asked anew and not from the file system's cache."""
     system.invalidate_cache(path)
     info: Mapping[str, Any] = system.info(path)
     return info
@@ -515,7 +514,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _steps(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0 to below each count, one after another."""
+    """``range(count)`` for each count, one after another."""
     ends = np.cumsum(counts)
     steps: NDArray[np.int64] = np.arange(int(ends[-1]) if len(ends) else 0)
     return steps - np.repeat(ends - counts, counts)
@@ -530,7 +529,7 @@ def _needed(url: str) -> str:
 def _options(url: str) -> dict[str, Any]:
     """Options for a file system, beside those of fsspec's configuration.
 
-    An HTTP client also looks into netrc and for proxies, and does not wait for ever.
+    An HTTP client also uses netrc and proxies, and has a timeout.
     """
     if not is_web(url):
         return {}
@@ -583,6 +582,6 @@ def _status(error: BaseException) -> int | None:
 
 
 def _has_changed(error: BaseException) -> bool:
-    """Whether a server refused a range because the file is another one by now."""
+    """Whether a server refused a range because the file has changed."""
     names = {type(one).__name__ for one in _causes(error)}
     return _status(error) == 412 or "FileExpired" in names

@@ -21,7 +21,7 @@ _LOCAL = re.compile(r"(?:file|local)://(?:localhost(?=/))?", re.IGNORECASE)
 def is_url(text: str) -> bool:
     """Whether a name of a dump is the URL of a file that is reached through a network.
 
-    A file of this machine that has such a name goes first; so does each ``file://`` URL.
+    False if a file of this machine has this name, and for each ``file://`` URL.
     """
     return bool(_URL.match(text)) and not _LOCAL.match(text) and not os.path.lexists(text)
 
@@ -37,7 +37,7 @@ def scheme_of(url: str) -> str:
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is one of HTTP, whose user name and query may be secrets."""
+    """Whether the scheme is HTTP or HTTPS, where user name and query may be secrets."""
     return scheme_of(url) in _WEB
 
 
@@ -61,7 +61,7 @@ def printable_url(url: str) -> str:
 
 
 def _parted(path: str, is_of_web: bool) -> tuple[str, str]:
-    """Path and query. Elsewhere than in HTTP a file's name may have ``?`` and ``#``."""
+    """Path and query. Outside HTTP, the name of a file may contain ``?`` and ``#``."""
     if is_of_web:
         path = path.partition("#")[0]
     path, _, query = path.partition("?")

@@ -1,8 +1,7 @@
 """Leads about code that was altered: pages of a file that differ between processes.
 
-All processes share the pages of a program or library, until one of them writes to a page: then it
-has a copy. Code is not written to, but by debuggers, hooks, and loaders of code that cannot lie
-anywhere.
+All processes share the pages of a program or library until a process writes to a page, which gives
+it a copy. Only debuggers, hooks, and loaders of position-dependent code write to code.
 """
 
 from collections import Counter
@@ -26,14 +25,14 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 
 @dataclass(frozen=True, eq=False)
 class CodePages:
-    """Pages of code of files, a row for each page and process that has it."""
+    """Code pages of files, a row for each page and each process that has it."""
 
     files: list[str]
     """Paths."""
     file: NDArray[np.int64]
     """Index in `files`."""
     offset: NDArray[np.int64]
-    """Bytes into the file, as the regions tell."""
+    """Offset in the file in bytes, by the regions."""
     process: NDArray[np.int64]
     """Index in Snapshot.processes; -1 for the system's own copy, in its cache of files."""
     frame: NDArray[np.int64]
@@ -42,9 +41,9 @@ class CodePages:
 def code_pages(snapshot: Snapshot, pages: ProcessPages) -> CodePages:
     """The pages of files that processes may execute, and may not write to.
 
-    A region that may be written to is no proof of altered code. On Windows each program and library
-    is one region, data included, so the rights on its pages decide; such an image is compared where
-    it has the same address, since its code is changed to fit its address.
+    Writable regions are left out, since changes there prove nothing. On Windows each program and
+    library is one region, data included, so the rights on its pages decide. Such an image is only
+    compared with images at the same address, since relocation changes its code.
     """
     numbers: dict[tuple[str, int], int] = {}
     columns: list[tuple[NDArray[np.int64], ...]] = []
@@ -74,10 +73,10 @@ def _is_code(region: Region) -> bool:
 def _cached(
     snapshot: Snapshot, numbers: dict[tuple[str, int], int]
 ) -> tuple[NDArray[np.int64], ...]:
-    """The system's own copies of pages of these files, also of those that no process has mapped.
+    """The system's own copies of pages of these files, mapped or not.
 
-    Files that have one path, as in containers, cannot be told apart, and are left out; so are
-    images, whose pages lie elsewhere in the file.
+    Files with the same path, as in containers, cannot be told apart and are left out; so are
+    images, whose pages have other offsets in the file.
     """
     found = snapshot.file_pages
     uses = Counter(file.path for file in found.files)
@@ -90,7 +89,7 @@ def _cached(
 
 
 def code_leads(snapshot: Snapshot, pages: ProcessPages, budget: Budget) -> Iterator[Lead]:
-    """A lead for each process and file of which the process has code that differs."""
+    """A lead for each process and file, if the process has code pages that differ."""
     code = code_pages(snapshot, pages)
     order = np.lexsort((code.frame, code.offset, code.file))
     columns = [column[order] for column in (code.file, code.offset, code.process, code.frame)]
@@ -120,10 +119,10 @@ def code_leads(snapshot: Snapshot, pages: ProcessPages, budget: Budget) -> Itera
 
 
 def _unlike(snapshot: Snapshot, of_file: NDArray[np.bool_], frame: NDArray[np.int64]) -> list[int]:
-    """The rows whose page has other contents than the right one.
+    """The rows whose page has unexpected contents.
 
-    Right are the contents of the pages that the system itself keeps of the file (`of_file`). Where
-    there are none, those that most rows have; if there are as many of each, no row is told.
+    The system's own pages of the file (`of_file`) tell the expected contents. Without such pages,
+    the contents of most rows do; on a tie, no row is returned.
     """
     distinct_frames, copy = np.unique(frame, return_inverse=True)
     pages = snapshot.dump.read_frames(distinct_frames)

@@ -1,7 +1,7 @@
-"""Executable images in memory that no file is behind: PE and ELF headers at the start of a page.
+"""Executable images in memory without a file: PE and ELF headers at the start of a page.
 
-Two letters prove nothing: the fields of the header vote. (Microsoft, "PE Format"; System V ABI,
-chapter 4.)
+A magic number of two letters proves nothing: the fields of the header vote. (Microsoft, "PE
+Format"; System V ABI, chapter 4.)
 """
 
 import struct
@@ -121,13 +121,13 @@ class ImageSearch(Search[NDArray[np.int64]]):
     """Finds the beginnings of images among some frames, during a scan of the dump."""
 
     def __init__(self, wanted: NDArray[np.bool_], budget: Budget) -> None:
-        """`wanted` tells for each frame whether it is looked at."""
+        """`wanted` tells for each frame whether it is searched."""
         self._wanted = wanted
         self._budget = budget
         self._room = budget.limit("beginning of an image")
         self._frames: list[NDArray[np.int64]] = []
 
-    # It needs nothing of the object, whose column should not be sent to other machines.
+    # Static, so that the object with its column is not sent to other machines.
     @staticmethod
     def look(frames: NDArray[np.int64], words: Words) -> NDArray[np.int64] | None:
         """Find the frames that begin like an image."""
@@ -136,7 +136,7 @@ class ImageSearch(Search[NDArray[np.int64]]):
         return frames[likely] if likely.any() else None
 
     def take(self, part: NDArray[np.int64]) -> None:
-        """Add those of a block that are wanted, as long as there is room."""
+        """Add the wanted frames of a block, as long as there is room."""
         wanted = part[self._wanted[part]]
         self._frames.append(wanted[: self._room])
         self._budget.refuse("beginning of an image", len(wanted) - self._room)
@@ -154,10 +154,10 @@ class ImageSearch(Search[NDArray[np.int64]]):
 
 
 def is_private(snapshot: Snapshot) -> NDArray[np.bool_]:
-    """For each frame whether it is a process's own: no file is behind it.
+    """For each frame whether it is private memory of a process, without a file behind it.
 
-    By the kernel's records. Where they tell nothing, a page that a single process has mapped, and
-    may write; the first page of an image that was mapped from a file is read-only.
+    The kernel's records tell. Without records, a page counts if a single process has mapped it and
+    may write to it: the first page of an image that is mapped from a file is read-only.
     """
     has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     if snapshot.uses is not None and np.any(snapshot.uses == PageUse.PROCESS_PRIVATE):
@@ -168,7 +168,7 @@ def is_private(snapshot: Snapshot) -> NDArray[np.bool_]:
 
 
 def is_unused(snapshot: Snapshot) -> NDArray[np.bool_]:
-    """For each frame whether nobody has it, and it is no part of a file either."""
+    """For each frame whether it has no owner and belongs to no file."""
     unused: NDArray[np.bool_] = snapshot.classes == PageClass.UNUSED_DATA
     if snapshot.uses is not None:
         unused &= np.isin(snapshot.uses, (PageUse.UNUSED, PageUse.UNKNOWN))
@@ -192,7 +192,7 @@ def image_leads(
         reason = (
             f"{counted(len(left), 'executable image')} "
             + ("begins" if len(left) == 1 else "begin")
-            + " in memory that nobody has: left over from files and programs, or hidden there"
+            + " in memory without an owner: left over from files and programs, or hidden there"
         )
         yield Lead("image in unused memory", reason, left)
 

@@ -11,9 +11,9 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 
 
 def module_leads(snapshot: Snapshot, budget: Budget) -> Iterator[Lead]:
-    """Images in the kernel's memory that no list of modules has, and that are no file's pages.
+    """Images in the kernel's memory that are in no list of modules, and are not pages of files.
 
-    Where the pages of files are not known, the right to execute tells drivers from views of files.
+    If the pages of files are unknown, the right to execute tells drivers from mapped files.
     """
     if snapshot.inventory is None:
         return

@@ -1,4 +1,4 @@
-"""Leads about processes, and about records of frames: nothing is read for them."""
+"""Leads about processes, and about records of frames: they need no further read of the dump."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 def process_leads(snapshot: Snapshot, pages: ProcessPages) -> Iterator[Lead]:
     """Processes that are unlinked, have odd objects, or have ended and still have memory.
 
-    An anomaly that most processes have says something of the system, not of a process.
+    An anomaly that most processes have belongs to the system, not to a process.
     """
     words = Counter(word for one in snapshot.processes for word in map(_word, one.anomalies))
     usual = {word for word, count in words.items() if 2 * count > len(snapshot.processes)}
@@ -28,7 +28,7 @@ def process_leads(snapshot: Snapshot, pages: ProcessPages) -> Iterator[Lead]:
         if not process.object_address:
             if not usual.intersection(process.anomalies):
                 kinds["page tables without a process"] = (
-                    f"the page tables at {process.dtb:#x} are in use, and no process has them"
+                    f"the page tables at {process.dtb:#x} are in use, but no process has them"
                 )
         elif process.state == "unlinked":
             kinds["unlinked process"] = f"{who} is not in the list of processes"
@@ -40,7 +40,7 @@ def process_leads(snapshot: Snapshot, pages: ProcessPages) -> Iterator[Lead]:
         if odd and process.object_address:
             kinds["odd process object"] = f"{who}: {'; '.join(odd)}"
         if process.exited is not None or process.phase in ("ending", "exited"):
-            kinds["ended process with memory"] = f"{who} has ended by its object, but has memory"
+            kinds["ended process with memory"] = f"by its object, {who} has ended; it has memory"
         if not kinds:
             continue
         frames = pages.of(index).frames
@@ -55,9 +55,9 @@ def _word(anomaly: str) -> str:
 
 
 _FINDINGS = {
-    RecordFinding.FREE_BUT_MAPPED: "a process has {}, which the kernel's records call free",
+    RecordFinding.FREE_BUT_MAPPED: "a process has mapped {}, free by the kernel's records",
     RecordFinding.PRIVATE_BUT_NOT_MAPPED: (
-        "{} in use by the kernel's records as a process's own, but no process has mapped them"
+        "no process has mapped {}, by the kernel's records in use as a process's private memory"
     ),
 }
 
@@ -66,7 +66,7 @@ def record_leads(snapshot: Snapshot) -> Iterator[Lead]:
     """Frames whose records contradict the page tables."""
     if len(frames := snapshot.contradicted):
         reason = (
-            f"processes have mapped {_count(frames)}, free or the kernel's own by its records; such"
+            f"processes have mapped {_count(frames)}, by the kernel's records free or its own; such"
             " mappings are left out"
         )
         yield Lead("records disagree", reason, frames)

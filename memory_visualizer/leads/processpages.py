@@ -15,7 +15,7 @@ from memory_visualizer.units import PAGE_SIZE
 
 @dataclass(frozen=True, eq=False)
 class Pages:
-    """Pages of user mode that a process has, and the dump holds: columns by virtual address."""
+    """Held user-mode pages of a process, as columns by virtual address."""
 
     virtual: NDArray[np.uint64]
     """Address of the first byte, ascending."""
@@ -39,7 +39,7 @@ class Pages:
 
     @property
     def stretches(self) -> list[tuple[int, int]]:
-        """First address and end of each stretch of addresses."""
+        """First address and end of each run of consecutive pages."""
         if not len(self.virtual):
             return []
         apart = np.flatnonzero(np.diff(self.virtual) != np.uint64(PAGE_SIZE))
@@ -57,12 +57,12 @@ class ProcessPages:
 
     @cached_property
     def _space(self) -> NDArray[np.signedinteger[Any]]:
-        """The space of each mapping, in a type that is short, and so quick to search."""
+        """The space of each mapping, in a short type, which is quick to search."""
         space = self._snapshot.mappings.space
         return space.astype(np.min_scalar_type(-len(self._snapshot.processes) - 1))
 
     def of(self, index: int) -> Pages:
-        """The pages of a process, by its index; quick if it is asked for again at once."""
+        """The pages of a process, by its index; the last result is cached."""
         if self._last is None or self._last[0] != index:
             self._last = index, self._find(index)
         return self._last[1]

@@ -1,4 +1,4 @@
-"""The search for leads: with what is known already, or in contents, regions and files, too."""
+"""The search for leads: in known data only, or in contents, regions and files, too."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,14 +14,14 @@ from memory_visualizer.limits import Budget
 from memory_visualizer.snapshot.snapshot import Snapshot
 
 _FEW_PAGES = 256
-"""So many pages are read without being asked for."""
+"""The most pages that are read even without --leads."""
 
 
 def known_leads(snapshot: Snapshot) -> Leads:
-    """The leads in what is known already.
+    """The leads in data that is known already.
 
-    Regions, files and the contents of more than a few pages are not asked for, and the kernel's
-    records only if they were read before: this costs next to nothing.
+    This costs next to nothing: it reads no regions, no files, the contents of a few pages at most,
+    and uses the kernel's records only if they were read before.
     """
     budget, pages = Budget(snapshot.dump.frame_count), ProcessPages(snapshot)
     code = list(writable_code(snapshot, pages, ask_regions=False))
@@ -35,7 +35,7 @@ def known_leads(snapshot: Snapshot) -> Leads:
 
 
 def leads_so_far(snapshot: Snapshot) -> Leads:
-    """All leads if Snapshot.leads was asked for before; otherwise those that are known already."""
+    """All leads if Snapshot.leads was used before; otherwise the leads in known data."""
     found: Leads | None = vars(snapshot).get("leads")
     return found or known_leads(snapshot)
 
@@ -66,7 +66,7 @@ def _leads(parts: Iterable[Iterable[Lead]], budget: Budget, *, is_complete: bool
 
 
 def _bounded(parts: Iterable[Iterable[Lead]], budget: Budget) -> Iterator[Lead]:
-    """As many leads of each search as a machine can have."""
+    """The leads of each search, as many as the budget allows."""
     for part in parts:
         room = budget.limit("lead")
         for lead in part:

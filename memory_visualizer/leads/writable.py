@@ -25,17 +25,17 @@ class WritableCode:
     """Private memory of a process that it may write and execute."""
 
     index: int
-    """Of the process."""
+    """Index of the process."""
     stretches: list[tuple[int, int]]
-    """Addresses: first, and end."""
+    """First address and end of each range."""
     pages: Pages
-    """What is in memory of it."""
+    """The pages of it that are in memory."""
 
 
 def writable_pages(snapshot: Snapshot) -> NDArray[np.int64]:
-    """How many private pages each process has that user mode may write and execute.
+    """The number of private pages that user mode may write and execute, for each process.
 
-    By the page tables alone. All zeros on machines that do not use the no-execute bit.
+    The page tables alone tell. All zeros on machines that do not use the no-execute bit.
     """
     rows = snapshot.mappings
     processes = len(snapshot.processes)
@@ -51,7 +51,7 @@ def writable_pages(snapshot: Snapshot) -> NDArray[np.int64]:
 def uses_no_execute(snapshot: Snapshot) -> bool:
     """Whether most pages that processes may write are not executable.
 
-    Older 32-bit machines do not use the no-execute bit: there all may be executed.
+    Older 32-bit machines do not use the no-execute bit: all their pages are executable.
     """
     rows = snapshot.mappings
     both = MAY_USER | MAY_WRITE
@@ -63,11 +63,11 @@ def uses_no_execute(snapshot: Snapshot) -> bool:
 def writable_code(
     snapshot: Snapshot, pages: ProcessPages, *, ask_regions: bool
 ) -> Iterator[WritableCode]:
-    """The writable code of each process that has any: by the page tables, and by its regions.
+    """The writable code of each process that has any, by its page tables and its regions.
 
-    Regions are asked for with `ask_regions` only. They tell of pages that nobody has written yet,
-    which are still read-only for the processor; the tables tell of rights that were changed since
-    the region was made, as on Windows the region does not.
+    Regions are read only with `ask_regions`. They include pages that were not written yet, which
+    are still read-only for the processor. The tables show rights that were changed after the region
+    was made; on Windows, regions do not show such changes.
     """
     counts = writable_pages(snapshot)
     for index, process in enumerate(snapshot.processes):
@@ -115,14 +115,14 @@ def writable_leads(snapshot: Snapshot, found: list[WritableCode]) -> Iterator[Le
 
 
 HIGH_ENTROPY = 7.5
-"""Bits for a byte, in a page: machine code has 5 to 6.5, what is compressed or encrypted 7.9."""
+"""Bits per byte in a page: machine code has 5 to 6.5, compressed or encrypted data 7.9."""
 _AT_ONCE = 256
 
 
 def packed_leads(
     snapshot: Snapshot, found: list[WritableCode], budget: Budget, limit: int | None = None
 ) -> Iterator[Lead]:
-    """Writable code that looks packed. Nothing is read where there are more than `limit` pages."""
+    """Writable code that looks packed. Nothing is read if there are more than `limit` pages."""
     if limit is not None and sum(len(code.pages.frame) for code in found) > limit:
         return
     room = budget.limit("page of writable code")

@@ -1,7 +1,7 @@
 """A Linux kernel on 64-bit ARM, found by the form of its page tables if its VMCOREINFO is lost.
 
-The number of entries in its top level tells the sizes of pages and addresses, or leaves few sizes
-to try.
+The number of entries in its top level determines the sizes of pages and addresses, or leaves few
+candidates.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ _SIZES = tuple(
 _MOST_SMALL = 64
 """Entries in the largest top level that does not fill a page of 4 KiB."""
 _NO_PRIVILEGED_EXECUTION = np.uint64(1 << 59)
-"""PXNTable, which newer kernels set in the top levels of processes, not in their own."""
+"""PXNTable: newer kernels set it in top levels of processes, but not in the kernel's own."""
 _FORM, _TABLE = np.uint64(0x07FF_0000_0000_0BFF), np.uint64(0x003)
 """Mask and value of the bits that Linux always writes into an entry that leads to a table."""
 _IMAGES = 2**64 - (1 << 47)
 """The address from which on modules and the kernel's image lie; all memory is mapped below."""
 _LEAST_IMAGE = 1 << 20
 _ODD_SHARE = 4
-"""One in so many used entries of a table may have another form, as an altered one has."""
+"""At most one in this many used entries of a table may have another form (an altered entry)."""
 _NO_ROWS = np.empty((0, 3), np.int64)
 
 
@@ -41,16 +41,16 @@ _Tops: TypeAlias = list[tuple[tuple[int, int], NDArray[np.int64]]]
 class TopLevelSearch(Search[_Tops]):
     """Finds possible top levels of a kernel's own half, while the dump's contents pass by.
 
-    Of a top level that does not fill a page, the first entry leads to all memory, and the last one
-    to the image. Of a larger one the last page of 4 KiB is looked at, whose last entry leads to
-    single pages that the kernel maps (fixmap). Most entries lead to tables.
+    In a top level that does not fill a page, the first entry leads to all memory, and the last
+    entry to the image. Of a larger top level, the last page of 4 KiB is examined: its last entry
+    leads to single pages that the kernel maps (fixmap). Most entries lead to tables.
     """
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, int], list[NDArray[np.int64]]] = {
             bits: [] for bits, _ in _SIZES
         }
-        """Rows of whether a table is a process's, how many entries are not used, and its frame."""
+        """Rows: whether a table is a process's, the number of unused entries, and its frame."""
 
     @staticmethod
     def look(frames: NDArray[np.int64], words: Words) -> _Tops | None:
@@ -87,9 +87,9 @@ class TopLevelSearch(Search[_Tops]):
 
     @property
     def tops(self) -> list[tuple[int, tuple[int, int]]]:
-        """Frames and bits as in _SIZES, by their weight: of each size in turn the likeliest.
+        """Frames and bits as in _SIZES, by likelihood: the best of each size, then the second best.
 
-        The kernel's own is the fullest, and not a process's.
+        The kernel's own table is not a process's, and has the most entries.
         """
         ranked = []
         for order, (bits, parts) in enumerate(self._found.items()):
@@ -107,9 +107,9 @@ def _weighed(tops: NDArray[np.int64], tables: Words) -> NDArray[np.int64]:
 
 
 def _lead_to_tables(words: Words, bits: int) -> NDArray[np.bool_]:
-    """Whether most entries of each row that are used lead to tables of 2**bits bytes.
+    """Whether most used entries of each row lead to tables of 2**bits bytes.
 
-    Tables begin at multiples of their size. An altered entry in a table of several refuses nothing.
+    Tables begin at multiples of their size. A single altered entry does not rule out a table.
     """
     inside = np.uint64((1 << bits) - PAGE_SIZE)
     used = np.count_nonzero(words, axis=1)

@@ -1,4 +1,4 @@
-"""Banners of Linux kernels, for dumps in which a kernel is named but its page tables are not found.
+"""Banners of Linux kernels, for dumps without the kernel's page tables: they name the release.
 
 The kernel's banner is an array of characters at a multiple of 8 bytes, such as ``Linux version
 6.1.0-18-amd64 (…`` (linux_banner in init/version-timestamp.c).

@@ -2,9 +2,9 @@
 
 The kernel keeps the time in a `struct timekeeper`, in a copy of it, and in the page from which user
 mode reads it (vDSO): kernel/time/timekeeping.c, kernel/time/vsyscall.c,
-include/linux/timekeeper_internal.h, include/vdso/datapage.h. A timekeeper tells the time three
-times: in seconds, by the time since the start, and in nanoseconds. A kernel that crashed adds the
-time to its VMCOREINFO. The time that most of these witnesses tell counts.
+include/linux/timekeeper_internal.h, include/vdso/datapage.h. A timekeeper holds the time in three
+forms: in seconds, as the time since the start, and in nanoseconds. A kernel that crashed adds the
+time to its VMCOREINFO. The majority of these witnesses decides.
 
 The clock is as old as the last tick of a processor: in an idle machine, up to a few seconds.
 """
@@ -24,20 +24,20 @@ _TIMEKEEPERS = ("tk_core", "timekeeper_data", "shadow_timekeeper")
 """Symbols: `tk_core` is a counter and the timekeeper; since 6.17 it is the first of an array,
 `timekeeper_data`. The copy has a symbol up to 6.12, and stands behind the timekeeper later."""
 _HAS_DATA = "init_task"
-"""A symbol that a kernel has whose table of symbols has data."""
+"""A symbol that exists if the kernel's symbol table includes data."""
 _SHARED, _POINTERS_TO_SHARED = "_vdso_data", ("vdso_data", "vdso_k_time_data")
 """Symbols of struct vdso_data (x86), and of pointers to it (ARM, and all since 6.15)."""
 _SECOND = 10**9
 """Nanoseconds."""
 _TOGETHER = 2
-"""Seconds between witnesses that say the same: the copies are renewed one after another."""
+"""Seconds by which agreeing witnesses may differ: the copies are renewed one after another."""
 _END = 9_000_000_000
 """In seconds since 1970: the kernel's nanoseconds of 64 bits end in 2262."""
 _BEGIN = 900_000_000
-"""The earliest time (1998) that is searched for by its form, since smaller numbers are everywhere.
-Machines without a clock start in 1970."""
+"""The earliest time (1998) for the search by form, since smaller numbers are too common. Machines
+without a clock start in 1970."""
 _SEARCHED_AT_ONCE = 1 << 19
-"""Bytes: each word of them may be made to look like a time."""
+"""Bytes that are searched: in a crafted dump, each word of them may look like a time."""
 _BEHIND_SYMBOL = 768
 """Bytes behind a symbol that are searched: a timekeeper and its copy."""
 _BASETIME, _EACH, _SINCE_START = 32, 16, 7
@@ -50,7 +50,7 @@ _THING = "possible clock of Linux"
 
 @dataclass(frozen=True)
 class Clock:
-    """What a kernel's clock tells."""
+    """The times of a kernel's clock."""
 
     time: datetime | None = None
     """UTC."""
@@ -68,7 +68,7 @@ class _Witnesses:
 
 
 def read_clock(found: LinuxKernel) -> Clock:
-    """Ask all witnesses; a time that only one of them tells does not count."""
+    """Ask all witnesses; a time with a single witness does not count."""
     told = _Witnesses()
     for contents in _behind_symbols(found):
         _add_timekeepers(told, contents, found.btf, found)
@@ -90,8 +90,8 @@ def read_clock(found: LinuxKernel) -> Clock:
 def _in_image(found: LinuxKernel) -> "list[_Candidate]":
     """The timekeepers in the kernel's image, by their form.
 
-    None are searched for if the kernel's data have symbols, but no timekeeper has one: then the
-    kernel is older than 3.17.
+    There is no search if the kernel's data have symbols, but none for a timekeeper: such a kernel
+    is older than 3.17.
     """
     if _HAS_DATA in found.symbols and not any(name in found.symbols for name in _TIMEKEEPERS):
         return []
@@ -101,9 +101,9 @@ def _in_image(found: LinuxKernel) -> "list[_Candidate]":
 
 
 def _elected(told: list[int]) -> list[int]:
-    """The largest group of times that are close together; empty if it has one member only.
+    """The largest group of times that are close together; empty if it has a single member.
 
-    Of groups of the same size, the one whose first member was told first counts.
+    Of groups of the same size, the group with the first witness wins.
     """
     plausible = [time for time in told if 0 < time < _END * _SECOND]
     groups = [
@@ -115,7 +115,7 @@ def _elected(told: list[int]) -> list[int]:
 
 
 def _date(told: list[int]) -> datetime | None:
-    """The first of them; fractions of a second are as exact as the first witness tells them."""
+    """The date of the first time; it has as many fractions of a second as the first witness."""
     if not told:
         return None
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=told[0] // 1000)
@@ -146,7 +146,7 @@ def _before_timekeeper(types: Btf | None, word: int) -> int:
 def _add_timekeepers(
     told: _Witnesses, contents: NDArray[np.uint8], types: Btf | None, kernel: LinuxKernel
 ) -> None:
-    """Add the timekeeper at the beginning of these bytes, and those that are found by form."""
+    """Add the timekeeper at the beginning of these bytes, and timekeepers found by form."""
     word = kernel.kernel.word
     layout = _Layout.of(types, word) if types else None
     found = _by_form(contents, word, kernel.memory.budget)
@@ -178,7 +178,7 @@ class _Layout:
 
     @classmethod
     def of(cls, types: Btf, word: int) -> "_Layout | None":
-        """The layout, as the kernel describes it; None if it describes no such structure."""
+        """The layout, as the kernel describes it; None if it does not describe the structure."""
         reader = types.offset("timekeeper", "tkr_mono")
         if reader is None:
             return None
@@ -190,7 +190,7 @@ class _Layout:
         return cls(known, word) if len(known) == len(places) else None
 
     def add(self, told: _Witnesses, contents: bytes) -> None:
-        """Add what a timekeeper tells; its contents may be cut."""
+        """Add the times of a timekeeper; its contents may be cut."""
         if len(contents) < max(self.places.values()) + 8 + self.word:
             return
 
@@ -215,14 +215,14 @@ class _Candidate:
     """A timekeeper that was found by its form."""
 
     place: int
-    """Where its `xtime_sec` stands."""
+    """Offset of its `xtime_sec`."""
     seconds: int
     since_start: int
     real: int
     boot: int
 
     def add(self, told: _Witnesses) -> None:
-        """Add what it tells: its start twice, since two members that agree tell it."""
+        """Add its times: the start counts twice, since two members agree on it."""
         told.now += [self.seconds * _SECOND, self.since_start * _SECOND + self.real]
         told.start += [self.real - self.boot] * 2
 
@@ -230,9 +230,9 @@ class _Candidate:
 def _by_form(contents: NDArray[np.uint8], word: int, budget: Budget) -> list[_Candidate]:
     """The timekeepers in some memory, by their form: six members have had one order since 3.19.
 
-    `offs_real` is the opposite of `wall_to_monotonic` in nanoseconds, and `ktime_sec` the sum of
-    `xtime_sec` and `wall_to_monotonic` in seconds, but for the fractions. The budget limits and
-    notes how many there may be.
+    `offs_real` is `wall_to_monotonic` with the opposite sign, in nanoseconds; `ktime_sec` is the
+    sum of `xtime_sec` and `wall_to_monotonic` in seconds, except for the fractions. The budget
+    limits their number, and notes the rest.
     """
     size, limit, left_out = 32 + 2 * word, budget.limit(_THING), 0
     found: list[_Candidate] = []

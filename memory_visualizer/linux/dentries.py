@@ -1,9 +1,9 @@
 """Names of files in a Linux kernel: directory entries (dentry) and mounts.
 
 A dentry has a name and leads to the dentry of its folder; the root of a file system leads to
-itself. Where a file system's root lies in the tree of all files is told by its mounts, each of
-which leads to the mount that it lies in and to the dentry on which it lies (include/linux/dcache.h,
-fs/mount.h of the kernel; fs/d_path.c for the way in which the kernel itself names a file).
+itself. Mounts tell where a file system's root lies in the tree of all files: each mount leads to
+its parent mount, and to the dentry on which it is mounted (include/linux/dcache.h, fs/mount.h of
+the kernel; fs/d_path.c shows how the kernel itself names a file).
 """
 
 from collections.abc import Collection, Iterator
@@ -28,7 +28,7 @@ _AT_ONCE = 1 << 13
 _NUMBERED = {"sockfs": "socket", "pipefs": "pipe"}
 _ANONYMOUS = "anon_inodefs"
 _INTERNAL = 2**64 - 4096
-"""From here on a pointer is an error's number, as the name space of the kernel's own mounts is."""
+"""From here on a pointer is an error number, such as the name space of the kernel's own mounts."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Dentry:
     name: str
     """Empty if it is lost."""
     is_hashed: bool
-    """Whether its folder still has it; not so if the file was deleted."""
+    """Whether its folder still has it; False if the file was deleted."""
     super_block: int
     inode: int
 
@@ -49,9 +49,9 @@ class _Mount:
     root: int
     """Its own uppermost dentry."""
     point: int
-    """The dentry on which it lies."""
+    """The dentry on which it is mounted."""
     parent: int
-    """The mount that this dentry is of; itself if it lies nowhere."""
+    """Its parent mount, to which this dentry belongs; itself if it has no parent."""
     space: int
     """Its name space."""
     super_block: int
@@ -59,7 +59,7 @@ class _Mount:
 
 @dataclass(frozen=True)
 class FileSystem:
-    """What a super block says of itself."""
+    """A super block's own description."""
 
     name: str
     device: str
@@ -73,7 +73,7 @@ class Path:
     text: str
     is_deleted: bool = False
     is_pseudo: bool = False
-    """Whether the dentry has no folder, as those of memfd, SYSV and shared anonymous memory."""
+    """Whether the dentry has no folder, as for memfd, SYSV and shared anonymous memory."""
 
 
 @dataclass
@@ -87,17 +87,17 @@ class Dentries:
     lost: int = 0
     """Directory entries without a readable name."""
     without_mount: set[str] = field(default_factory=set)
-    """File systems with paths from their own root on, as no mount of them was found."""
+    """File systems without a known mount: their paths begin at their own root."""
     _known: dict[int, Dentry] = field(default_factory=dict)
     _relative: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """Path from the uppermost dentry on, and this dentry."""
+    """Path from the uppermost dentry on, and the uppermost dentry."""
     _systems: dict[int, FileSystem] = field(default_factory=dict)
     _covering: dict[int, dict[str, tuple[bool, int, str]]] = field(default_factory=dict)
     """Mounts of each file system: see _mounts_by_root."""
     _mounts: dict[int, _Mount | None] = field(default_factory=dict)
     _prefixes: dict[int, str | None] = field(default_factory=dict)
     _letters: int = 0
-    """Of all paths that are kept."""
+    """The number of letters of all paths that are kept."""
 
     def read(self, dentries: NDArray[np.uint64]) -> None:
         """Read some directory entries with all folders above them, many at once."""
@@ -128,7 +128,7 @@ class Dentries:
         parents = column(layout.d_parent)
         texts = kernel.read_partly(column(layout.d_name), _MAX_NAME)
         lengths = raw.view("<u4")[:, layout.d_length // 4]
-        # The one before in the chain of its hash, without which it is in none.
+        # Its predecessor in the hash chain: without it, the dentry is in no chain (deleted).
         hashed = column(layout.d_hash + kernel.word) != 0
         super_blocks = column(layout.d_sb) if layout.d_sb is not None else np.zeros_like(parents)
         for row, (dentry, parent, length, is_hashed, block, inode) in enumerate(
@@ -175,7 +175,7 @@ class Dentries:
         return Path(f"{before}{inside[cut:]}" or "/", is_deleted)
 
     def _pseudo(self, dentry: Dentry, system: str, name: str) -> Path:
-        """The path of what lies in no folder, as the kernel names it (d_dname)."""
+        """The path of a dentry without a folder, as the kernel names it (d_dname)."""
         if system in _NUMBERED:
             place = self.layout.i_ino
             number = self.kernel.number(dentry.inode + place) if place is not None else None
@@ -207,7 +207,7 @@ class Dentries:
         return inside, root
 
     def _has_room(self, length: int) -> bool:
-        """Whether a path so long is kept: one that the kernel could have, as far as all fit."""
+        """Whether a path of this length is possible, and fits into the budget for all paths."""
         budget = self.kernel.memory.budget
         if length >= _MAX_PATH or self._letters + length > budget.limit("letter of paths"):
             budget.refuse("path", 1)
@@ -216,9 +216,9 @@ class Dentries:
         return True
 
     def _prefix(self, super_block: int, inside: str, mount: int) -> tuple[str, int] | None:
-        """What stands before a path within its file system, and how much of that is left out.
+        """The text before a path within its file system, and how much of the path is left out.
 
-        By the mount that was asked for, else one of the first process's name space.
+        The given mount decides, or else a mount in the first process's name space.
         """
         if mount and (asked := self._covered(mount)):
             covered, prefix = asked
@@ -234,8 +234,8 @@ class Dentries:
     def _mounts_by_root(self, super_block: int) -> dict[str, tuple[bool, int, str]]:
         """The best mount for each folder of a file system that is mounted.
 
-        Given are whether it is in another name space than the first process's, its place in the
-        list of mounts, and where it lies in the tree of all files.
+        Each value tells whether the mount is outside of the first process's name space, its place
+        in the list of mounts, and its path in the tree of all files.
         """
         found: dict[str, tuple[bool, int, str]] = {}
         for number, mount in enumerate(self._listed(super_block)):
@@ -249,7 +249,7 @@ class Dentries:
         return found
 
     def _covered(self, mount: int) -> tuple[str, str] | None:
-        """Which folder of its file system a mount shows, and where; None for the kernel's own."""
+        """The folder of its file system that a mount shows, and its path; None for the kernel's."""
         own, prefix = self._mount(mount), self._prefix_of(mount)
         if own is None or prefix is None or own.space >= _INTERNAL:
             return None
@@ -257,7 +257,7 @@ class Dentries:
         return (covered, prefix) if top else None
 
     def _prefix_of(self, mount: int) -> str | None:
-        """Where a mount lies in the tree of all files; None if that is lost."""
+        """The path of a mount in the tree of all files; None if it is lost."""
         waiting: list[tuple[int, str]] = []
         at = mount
         for _ in range(_MOST_MOUNTED):
@@ -279,7 +279,7 @@ class Dentries:
         return prefix
 
     def _point_of(self, mount: int, own: _Mount) -> str | None:
-        """The path within the mount above on which a mount lies; None if that is lost."""
+        """The path of a mount within its parent mount; None if it is lost."""
         if own.parent == mount:
             return ""
         above = self._mount(own.parent)
@@ -331,7 +331,7 @@ class Dentries:
             at = None if layout.link is None else kernel.number(mount + layout.link)
 
     def file_system(self, super_block: int) -> FileSystem:
-        """What a super block says of itself; empty where nothing can be read."""
+        """A super block's own description; empty if it cannot be read."""
         if super_block not in self._systems:
             self._systems[super_block] = self._read_system(super_block)
         return self._systems[super_block]
@@ -356,7 +356,7 @@ def device_name(number: int | None) -> str:
 
 
 def _folders_of(path: str, known: Collection[str]) -> Iterator[str]:
-    """Those of some known folders in which a path lies, or which it is."""
+    """The known folders that contain a path or equal it."""
     if len(known) < path.count("/"):
         yield from (folder for folder in known if _is_below(path, folder))
         return
@@ -373,14 +373,14 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def _name(text: bytes, length: int) -> str:
-    """A name by its bytes and the length that is told; empty if it is no name."""
+    """A name by its bytes and its stated length; empty if it is not a name."""
     if 0 < length < _MAX_NAME and text[length] == 0 and 0 not in text[:length]:
         return _decoded(text[:length])
     return _text(text)
 
 
 def _text(text: bytes) -> str:
-    """What stands before the first zero byte; empty if there is none."""
+    """The text before the first zero byte; empty without a zero byte."""
     return _decoded(text[: text.find(b"\0")]) if b"\0" in text else ""
 
 

@@ -20,7 +20,7 @@ from memory_visualizer.snapshot.inventory import FileObject, FilePages
 
 _AT_ONCE = 1 << 13
 _MOST_NAMES = 16
-"""Names of one inode that are looked at (hard links)."""
+"""The most names of an inode that are read (hard links)."""
 _KINDS = {0x4: "directory", 0x6: "block device", 0x8: "file", 0xA: "symbolic link"}
 """By the upper four bits of i_mode (include/uapi/linux/stat.h)."""
 _BLOCK_DEVICES, _SHARED = "bdev", ("tmpfs", "hugetlbfs")
@@ -32,13 +32,13 @@ class Inodes:
     """The inodes of some address spaces, a row for each."""
 
     address: NDArray[np.uint64]
-    """0 where nothing leads to one, or where it does not lead back."""
+    """Addresses; 0 if no pointer leads to an inode, or the inode does not lead back."""
     words: NDArray[np.uint64]
     """Their contents."""
     layout: FileLayout
 
     def column(self, place: int | None, size: int = 8) -> NDArray[np.uint64]:
-        """A number of so many bytes in each; zeros if its place is not known."""
+        """A number of `size` bytes in each; zeros if its place is not known."""
         if place is None:
             return np.zeros(len(self.words), np.uint64)
         numbers: NDArray[np.uint64] = self.words.view(f"<u{size}")[:, place // size].astype("<u8")
@@ -48,7 +48,7 @@ class Inodes:
 def files_of(
     kernel: TableMemory, layout: FileLayout, dentries: Dentries, cached: CachedPages
 ) -> tuple[FilePages, tuple[str, ...]]:
-    """The files of cached pages; and sentences on those that have lost their names."""
+    """The files of cached pages; and sentences on files without a name."""
     spaces, row = np.unique(cached.mapping, return_inverse=True)
     inodes = read_inodes(kernel, layout, spaces)
     paths = _paths(kernel, layout, dentries, inodes)
@@ -78,7 +78,7 @@ def files_of(
 def read_inodes(kernel: TableMemory, layout: FileLayout, spaces: NDArray[np.uint64]) -> Inodes:
     """The inodes that some address spaces belong to.
 
-    An inode is believed if it leads back to its address space: each judges itself.
+    An inode is believed if it leads back to its address space: each is judged by itself.
     """
     words = np.zeros((len(spaces), layout.inode_size // 8), np.uint64)
     hosts = np.zeros(len(spaces), np.uint64)
@@ -95,9 +95,9 @@ def read_inodes(kernel: TableMemory, layout: FileLayout, spaces: NDArray[np.uint
 def _paths(
     kernel: TableMemory, layout: FileLayout, dentries: Dentries, inodes: Inodes
 ) -> list[Path | None]:
-    """The path of each inode; None for one without a name, as those of block devices.
+    """The path of each inode; None without a name, as for block devices.
 
-    Of several names the one counts that its folder still has, and of these the first in the list.
+    Of several names, the first in the list that its folder still has counts.
     """
     link = inodes.column(layout.i_dentry)
     link[inodes.address == 0] = 0

@@ -1,6 +1,6 @@
-"""Where in the kernel's structures the members stand that lead from a page to its file.
+"""The offsets of the members in the kernel's structures that lead from a page to its file.
 
-The kernel's description of its types (BTF) tells it.
+The kernel's description of its types (BTF) tells them.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memory_visualizer.linux.btf import Btf
 
 _LARGEST = 1 << 13
-"""No member of these structures stands farther behind the beginning."""
+"""The largest offset of a member in these structures."""
 _WORD = 8
 
 
@@ -21,13 +21,13 @@ class MountLayout:
     point: int
     parent: int
     space: int | None
-    """Of the name space; None if not known."""
+    """Offset of the name space; None if not known."""
     link: int | None
-    """To the next mount of the same file system; None if not known."""
+    """Offset of the link to the next mount of the same file system; None if not known."""
     vfsmount: int
-    """Of the part that an open file leads to."""
+    """Offset of the part that an open file leads to."""
     is_list: bool
-    """Whether this is a list_head (before 6.18), else it leads to the mount itself."""
+    """Whether that link is a list_head (before 6.18); later it leads to the mount itself."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class FileLayout:
     i_size: int | None
     i_mode: int | None
     inode_size: int
-    """So many bytes of an inode are read."""
+    """Bytes of an inode that are read."""
     d_alias: int
-    """In a dentry: what i_dentry leads to, and the other names of the same inode."""
+    """In a dentry: the target of i_dentry, which links the names of an inode."""
     d_parent: int
     d_name: int
-    """What leads to the text of the name."""
+    """The pointer to the text of the name."""
     d_length: int
-    """Bytes of the name, a number of 32 bits."""
+    """The length of the name in bytes, a number of 32 bits."""
     d_hash: int
     d_inode: int
     d_sb: int | None
@@ -64,7 +64,7 @@ class FileLayout:
 
 
 def by_btf(types: Btf) -> FileLayout | None:
-    """Offsets by the kernel's description of its types; None where it lacks what is needed."""
+    """Offsets by the kernel's description of its types; None if it lacks a needed member."""
 
     def place(structure: str, *names: str) -> int | None:
         offset = types.offset(structure, *names)

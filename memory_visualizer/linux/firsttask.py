@@ -27,8 +27,8 @@ _THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0
 """Kernel threads of nearly every kernel: the parent of all, and some of its children."""
 _THING = "possible name of a task"
 _COSTLY_TRIES = 2
-"""How many threads are tried by the costly search. A thread that is none shows no offsets, and the
-most reliable name comes first."""
+"""How many threads the costly search tries. A false thread shows no offsets, and the most reliable
+name comes first."""
 _TASK_SIZE = 1 << 13
 """The largest offset of the name in a task."""
 _OWN_ADDRESSES, _ALIGNED = 3, 16

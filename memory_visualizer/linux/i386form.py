@@ -1,8 +1,8 @@
-"""A Linux kernel of 32 bits by the form of its page tables, where its VMCOREINFO is lost.
+"""A 32-bit Linux kernel, found by the form of its page tables if its VMCOREINFO is lost.
 
-The kernel has the last gigabyte of addresses, as usual, and maps low memory there in a row, for the
-most part by large pages. Under PAE four pointers lead to its tables, of which the kernel's own have
-the last one only.
+The kernel has the last gigabyte of addresses, as usual, and maps low memory there contiguously,
+mostly by large pages. Under PAE four pointers lead to its tables; the kernel's own root has only
+the last pointer.
 """
 
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ from memory_visualizer.units import PAGE_SIZE
 _BEGIN = 0xC000_0000
 _NARROW_ADDRESS = 0xFFFF_F000
 _PAE_COLUMNS = np.array([2, 3, 4, 6, 8, 12, 16, 32], np.uint64)
-"""Entries of the kernel's gigabyte under PAE that are looked at, each of 2 MiB."""
+"""Entries of the kernel's gigabyte under PAE that are examined, each of 2 MiB."""
 _PAIRS = np.array([1, 2, 3, 4, 5, 8], np.uint64)
 """Pairs of entries of 4 MiB without PAE; two entries stand in each word of 64 bits."""
 _FIRST_PAIR = 384
 _FEW = 2
-"""So many of them at least must map low memory in a row."""
+"""At least this many of them must map low memory contiguously."""
 _LAST_POINTER = 3
 _TOUCHED = np.uint64(TOUCHED | TOUCHED << 32)
 _WEIGHTS = np.cumprod(np.full(512 - _FIRST_PAIR, 0x9E37_79B9_7F4A_7C15, np.uint64))
@@ -91,8 +91,8 @@ class LowMemorySearch(Search[_Rows]):
     def directories(self) -> list[int]:
         """Frames of page directories without PAE, one of each kind, the likeliest first.
 
-        Those are alike that have the same entries for the kernel, as most processes' directories
-        have. The kernel's own has nothing for user mode, and the most for itself.
+        Directories of a kind have the same entries for the kernel, as those of most processes do.
+        The kernel's own directory has no entries for user mode, and the most for the kernel.
         """
         of_user, own, frames, marks = np.concatenate([_NO_ROWS_OF_4, *self._directories]).T
         order = np.lexsort((frames, -own, of_user))
@@ -101,9 +101,9 @@ class LowMemorySearch(Search[_Rows]):
         return chosen
 
     def pointers(self) -> list[int]:
-        """Frames of the kernel's own four pointers under PAE, one for each table that they lead to.
+        """Frames of the kernel's own four pointers under PAE, one frame for each table.
 
-        Those come first whose table has the most entries.
+        Pointers to tables with more entries come first.
         """
         tables, used = np.unique(np.concatenate([_NO_ROWS_OF_2, *self._tables]), axis=0).T
         frames, below = np.concatenate([_NO_ROWS_OF_2, *self._pointers]).T
@@ -152,7 +152,7 @@ def machines_by_form(
 def _image(memory: Dump, machine: Machine, roots: NDArray[np.int64]) -> int | None:
     """The first address of the longest stretch of low memory that cannot be written to.
 
-    That is the kernel's code, and what is constant.
+    It holds the kernel's code and constants.
     """
     rows = Mappings.join(list(walk(memory, machine.kernel, roots)))
     begin = rows.pfn.astype(np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(_BEGIN)

@@ -1,4 +1,4 @@
-"""What leads to the files, regions and modules of a Linux kernel, until somebody asks for them."""
+"""Files, regions and modules of a Linux kernel, read on demand."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class LinuxInventory(Inventory):
-    """Keeps what is small of a kernel: its types and symbols are read again when they are needed.
+    """Keeps the small parts of a kernel; its types and symbols are read again when needed.
 
-    A pickle has what leads to the kernel, not what was read of it.
+    A pickle has the data that leads to the kernel, but not the results.
     """
 
     modules_cost_little = True

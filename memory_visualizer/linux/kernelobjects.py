@@ -1,4 +1,4 @@
-"""Files, regions and modules of a Linux kernel, and what could not be read of them."""
+"""Files, regions and modules of a Linux kernel, with remarks on missing data."""
 
 from functools import cached_property
 
@@ -35,7 +35,7 @@ _EXAMPLES = 1 << 12
 
 
 class KernelObjects:
-    """Reads what a kernel tells of its files, its processes' regions and its modules."""
+    """Reads a kernel's files, its processes' regions, and its modules."""
 
     def __init__(self, kernel: LinuxKernel, states: NDArray[np.uint8]) -> None:
         """`states` is the PageState of each frame."""
@@ -46,7 +46,7 @@ class KernelObjects:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences on missing or doubtful data in what was asked for so far."""
+        """Sentences on missing or doubtful data among the results so far."""
         refused = self._found.memory.budget.remarks
         return (*self._told, *(each for each in refused if each not in self._refused_before))
 
@@ -66,8 +66,8 @@ class KernelObjects:
 
     @property
     def _why(self) -> str:
-        """The reason where nothing shows how objects are laid out."""
-        return _NO_TYPES if self._is_wide else "of a 32-bit kernel no such objects are read"
+        """The reason why the layout of objects is unknown."""
+        return _NO_TYPES if self._is_wide else "objects of a 32-bit kernel are not read"
 
     @cached_property
     def _pages(self) -> PageArray | None:
@@ -94,7 +94,7 @@ class KernelObjects:
 
     @cached_property
     def _layout(self) -> FileLayout | None:
-        """Where members stand in inodes and directory entries; None where nothing shows it."""
+        """The offsets in inodes and directory entries; None if nothing shows them."""
         kernel = self._kernel
         layout = filelayout.by_btf(kernel.btf) if kernel.btf and self._is_wide else None
         by_form = layout is None and self._is_wide and self._pages is not None
@@ -155,7 +155,7 @@ class KernelObjects:
 
     @cached_property
     def _offsets(self) -> Offsets | None:
-        """Where members stand in tasks."""
+        """The offsets in tasks."""
         kernel = self._kernel
         if kernel.btf and (offsets := offsets_by_btf(kernel.btf)):
             return offsets
@@ -164,7 +164,7 @@ class KernelObjects:
 
     @cached_property
     def _regions(self) -> Regions | None:
-        """What reads regions; None where nothing shows how."""
+        """The reader of regions; None if the layout is unknown."""
         kernel, offsets = self._kernel, self._offsets
         layout = layout_by_btf(kernel.btf) if kernel.btf and self._is_wide else None
         by_form = layout is None and self._is_wide
@@ -191,7 +191,7 @@ class KernelObjects:
 
     @cached_property
     def _regions_of(self) -> dict[tuple[int, int], Found | None]:
-        """What was read of processes, by task and page table."""
+        """The regions that were read so far, by task and page table."""
         return {}
 
     def regions(self, process: Process) -> tuple[Region, ...] | None:
@@ -219,7 +219,7 @@ class KernelObjects:
         return found
 
     def _memory_of_table(self, process: Process) -> list[int]:
-        """The memory that a process's top-level table is of, by its struct page (x86)."""
+        """The mm_struct of a process's top-level table, by the table's struct page (x86)."""
         offsets, pages = self._offsets, self._pages
         place = offsets.space_of_table if offsets else None
         frame = np.array([process.dtb // PAGE_SIZE])
@@ -252,5 +252,5 @@ class KernelObjects:
             )
         found = modules.read_modules(kernel.kernel, layout, head)
         if not found.is_whole:
-            self.remark("the list of modules is broken, or has entries that are none")
+            self.remark("the list of modules is broken, or has entries that are not modules")
         return found.modules

@@ -1,9 +1,9 @@
-"""Where members stand in a kernel that does not describe its types, found in the objects.
+"""Offsets of members in a kernel that does not describe its types, found in the objects.
 
-What leads back proves itself: an address_space and its inode, a directory entry and its inode, a
-region and its mm_struct. Each place is voted on by many objects, so that a damaged one costs
-itself. What stands side by side in all kernels from 5.10 to 7.3 (include/linux/fs.h, dcache.h,
-mm_types.h and module.h) is taken to do so.
+Pointers that lead back prove themselves: between an address_space and its inode, a directory entry
+and its inode, a region and its mm_struct. Many objects vote on each offset, so a damaged object
+does no harm. Members that are neighbours in all kernels from 5.10 to 7.3 (include/linux/fs.h,
+dcache.h, mm_types.h and module.h) are taken to be neighbours here, too.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from memory_visualizer.units import PAGE_SIZE
 
 _EXAMPLES = 128
 _INODE, _SUPER_BLOCK, _AREA, _MEMORY, _MODULE = 768, 512, 256, 2048, 2048
-"""Bytes of objects that are looked at."""
+"""Bytes of objects that are examined."""
 _SMALLEST_INODE = 512
 _NEAR = 256
-"""So far around what an inode leads to the inode is looked for."""
+"""The distance in bytes around a pointer's target in which the inode is searched."""
 _HASH, _PARENT, _LENGTH, _NAME, _OWN_INODE = 8, 24, 36, 40, 48
 """In a dentry: d_hash, d_parent, d_name.len, d_name.name, d_inode."""
 _DEVICE = 16
@@ -35,7 +35,7 @@ _FILE_INODES = (32, 40)
 _FILE_PATHS = (16, 64)
 """In a struct file: f_path."""
 _ROOTS = (0x0E, 0x16, 0x1E)
-"""Lower bits of what leads to the root of a maple tree: a leaf, or one of two kinds of nodes."""
+"""Lower bits of the pointer to a maple tree's root: a leaf, or one of two kinds of nodes."""
 _MODULE_NAME, _LARGEST_PART = 24, 1 << 28
 _MOUNT_PARENT, _MOUNT_POINT, _MOUNT_INSIDE = 16, 24, 32
 """In a struct mount: mnt_parent, mnt_mountpoint, and mnt, with the root and the super_block."""
@@ -47,7 +47,7 @@ _Words = NDArray[np.uint64]
 
 
 def files(kernel: TableMemory, spaces: _Words) -> FileLayout | None:
-    """The layout by some address_spaces; None where they do not show it."""
+    """The layout by some address_spaces; None if they do not show it."""
     spaces = _examples(spaces)
     hosts, known = kernel.numbers(spaces)
     spaces, hosts = spaces[known], hosts[known]
@@ -69,8 +69,8 @@ def files(kernel: TableMemory, spaces: _Words) -> FileLayout | None:
     d_sb = _voted((kernel.words(raw) == blocks[:, None]) & (blocks != 0)[:, None])
     system = _find_system(kernel, blocks)
     mounts = _find_mounts(kernel, blocks, d_sb) if d_sb is not None else None
-    # Where the kernel is built for it, what security modules know comes before the number: a
-    # pointer, or nothing. No inode has the number 0.
+    # In some builds, the pointer for security modules (or null) comes before the number. No inode
+    # has the number 0.
     behind = words[:, mapping // 8 + 1]
     secure = np.count_nonzero((behind >= np.uint64(kernel.upper)) | (behind == 0))
     number = mapping + (16 if secure > _MOST * len(words) else 8)
@@ -102,12 +102,12 @@ def files(kernel: TableMemory, spaces: _Words) -> FileLayout | None:
 
 
 def _examples(values: _Words) -> _Words:
-    """Some of many, evenly."""
+    """An even sample of the values."""
     return values[:: max(len(values) // _EXAMPLES, 1)][:_EXAMPLES]
 
 
 def _voted(fits: NDArray[np.bool_]) -> int | None:
-    """The place, in bytes, of the first word that fits most rows; None where none does."""
+    """The offset in bytes of the first word that fits most rows; None if no word does."""
     if not fits.size:
         return None
     counts = np.count_nonzero(fits, axis=0)
@@ -116,7 +116,7 @@ def _voted(fits: NDArray[np.bool_]) -> int | None:
 
 
 def _find_dentry(kernel: TableMemory, hosts: _Words, words: _Words) -> tuple[int, int] | None:
-    """Where in an inode its names are listed, and where in a directory entry the link stands."""
+    """The offset of the list of names in an inode, and of its link in a directory entry."""
     best, found = 0, None
     for column in range(_SMALLEST_INODE // 8):
         led = words[:, column]
@@ -137,7 +137,7 @@ def _find_dentry(kernel: TableMemory, hosts: _Words, words: _Words) -> tuple[int
 
 
 def _names_fit(kernel: TableMemory, dentries: _Words) -> int:
-    """How many of these have a name that is as long as they say."""
+    """The number of entries whose name has the stated length."""
     raw, known = kernel.read_each(dentries, _OWN_INODE + 8)
     places, lengths = kernel.words(raw)[:, _NAME // 8], raw.view("<u4")[:, _LENGTH // 4]
     texts = kernel.read_partly(places, 256)
@@ -146,7 +146,7 @@ def _names_fit(kernel: TableMemory, dentries: _Words) -> int:
 
 
 def _find_system(kernel: TableMemory, blocks: _Words) -> tuple[int, int] | None:
-    """Where in a super_block the kind of the file system and its root stand."""
+    """The offsets of the file system's type and of its root in a super_block."""
     blocks = np.unique(blocks)
     raw, known = kernel.read_each(blocks[blocks >= np.uint64(kernel.upper)], _SUPER_BLOCK)
     words = kernel.words(raw[known])
@@ -166,7 +166,7 @@ def _find_system(kernel: TableMemory, blocks: _Words) -> tuple[int, int] | None:
 
 
 def _find_mounts(kernel: TableMemory, blocks: _Words, d_sb: int) -> tuple[int, MountLayout] | None:
-    """Where in a super_block its mounts are listed, and the layout of these.
+    """The offset of the list of mounts in a super_block, and the layout of mounts.
 
     A mount leads to a dentry of the file system, and beside it back to the super_block.
     """
@@ -193,7 +193,7 @@ def _find_mounts(kernel: TableMemory, blocks: _Words, d_sb: int) -> tuple[int, M
         point=_MOUNT_POINT,
         parent=_MOUNT_PARENT,
         space=None,
-        # Since 6.18 the list leads to the mount itself: of these only the first one is known.
+        # Since 6.18 the list leads to the mount itself: only the first mount is known then.
         link=link or None,
         vfsmount=_MOUNT_INSIDE,
         is_list=link > 0,
@@ -211,7 +211,7 @@ def _are_words(raw: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def regions(kernel: TableMemory, pgd: int, memories: _Words) -> RegionLayout | None:
-    """The layout by some mm_structs of processes; None where they do not show it."""
+    """The layout by some mm_structs of processes; None if they do not show it."""
     memories = _examples(memories)
     raw = kernel.read_partly(memories, _MEMORY)
     words = kernel.words(raw)
@@ -257,7 +257,7 @@ def regions(kernel: TableMemory, pgd: int, memories: _Words) -> RegionLayout | N
 
 
 def _find_tree(kernel: TableMemory, words: _Words) -> int | None:
-    """Where in an mm_struct the root of the maple tree stands; None where there is none."""
+    """The offset of the maple tree's root in an mm_struct; None if there is none."""
     likely = np.isin(words & np.uint64(0xFF), np.array(_ROOTS, np.uint64))
     likely &= words >= np.uint64(kernel.upper)
     place = _voted(likely)
@@ -289,7 +289,7 @@ def _areas(
 
 
 def _find_file(kernel: TableMemory, words: _Words) -> tuple[int, int] | None:
-    """Where in a region the file stands, and in the file its path: both lead to one inode."""
+    """The offsets of the file in a region, and of the path in a file: both lead to one inode."""
     best: tuple[int, int, int] = (0, 0, 0)
     for column in range(words.shape[1]):
         led = words[:, column]
@@ -308,7 +308,7 @@ def _find_file(kernel: TableMemory, words: _Words) -> tuple[int, int] | None:
 
 
 def _find_heap(words: _Words) -> int | None:
-    """Where start_brk stands: the fifth of eleven addresses, of which the last ones ascend.
+    """The offset of start_brk: the fifth of eleven addresses, of which the last ones ascend.
 
     They are start_code, end_code, start_data, end_data, start_brk, brk, start_stack, arg_start,
     arg_end, env_start, env_end.
@@ -329,7 +329,7 @@ def _find_heap(words: _Words) -> int | None:
 def modules(kernel: TableMemory, head: int) -> ModuleLayout | None:
     """The layout by the modules in the list that begins at `head`; None if they do not show it.
 
-    The part of a module in which its own description lies is found: before 6.4 that is all of it.
+    Only the part of a module that holds its description is found: before 6.4 that is all of it.
     """
     link = 8
     links, _ = links_of(kernel, head, backwards=False, lowest=kernel.upper, limit=_EXAMPLES)
@@ -354,7 +354,7 @@ def modules(kernel: TableMemory, head: int) -> ModuleLayout | None:
 
 
 def memories_of(kernel: TableMemory, tasks: Sequence[int], places: Sequence[int]) -> _Words:
-    """The mm_structs that some tasks lead to, each once; `places` are where they do so."""
+    """The mm_structs that some tasks lead to, each once; `places` are the pointers' offsets."""
     at = np.array(tasks, np.uint64)
     found = [kernel.numbers(at + np.uint64(place))[0] for place in places]
     values = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))

@@ -1,8 +1,8 @@
 """The maple tree in which a Linux kernel since 6.1 keeps the regions of a process.
 
-A node is 256 bytes at a multiple of that; what leads to it has its kind in the lower eight bits. A
-node has pivots, the last index that each slot covers, and slots, which lead to nodes, in leaves to
-entries (include/linux/maple_tree.h and lib/maple_tree.c of the kernel).
+A node has 256 bytes, and lies at a multiple of 256; a pointer to it has its kind in the lower eight
+bits. A node has pivots (the last index that each slot covers) and slots, which lead to nodes, or in
+leaves to entries (include/linux/maple_tree.h and lib/maple_tree.c of the kernel).
 """
 
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ _NODE_SIZE = 256
 _KIND_SHIFT, _KIND_MASK = 3, 0xF
 _LEAF, _RANGE, _ARANGE = 1, 2, 3
 _PLACES = {_LEAF: (8, 15, 16), _RANGE: (8, 15, 16), _ARANGE: (8, 9, 10)}
-"""By kind: where the pivots begin, their number, and the number of slots, which come behind."""
+"""By kind: offset of the pivots, their number, and the number of slots, which follow them."""
 _MAX_DEPTH = 31
 _LAST = 2**64 - 1
 _IS_NODE, _NODE_BITS = 2, 3
-"""How the root is marked that leads to a node (xa_is_node)."""
+"""The mark of a root that leads to a node (xa_is_node)."""
 _SMALLEST_NODE = 4096
 
 
 @dataclass(frozen=True)
 class Entries:
-    """What a tree holds: first index, last index and entry, ascending."""
+    """The entries of a tree: first index, last index and entry, ascending."""
 
     rows: list[tuple[int, int, int]]
     lost: int
-    """Nodes that could not be read, or are none."""
+    """The number of nodes that could not be read, or are not nodes."""
     nodes: int
-    """Nodes that were read."""
+    """The number of nodes that were read."""
 
 
 def read_tree(kernel: TableMemory, root: int, limit: int) -> Entries:
-    """All entries of a tree by its `ma_root`; no more than `limit`, and of nodes as many."""
+    """All entries of a tree by its `ma_root`; at most `limit` entries, and as many nodes."""
     if root & _NODE_BITS != _IS_NODE or root <= _SMALLEST_NODE:
         # A tree with one entry, for index 0, or with none.
         return Entries([(0, 0, root)] if root else [], 0, 0)
@@ -72,7 +72,7 @@ def read_tree(kernel: TableMemory, root: int, limit: int) -> Entries:
 
 
 def _slots(words: list[int], kind: int, first: int, last: int) -> list[tuple[int, int, int]]:
-    """First index, last index and content of each slot of a node that has one."""
+    """First index, last index and content of each used slot of a node."""
     begin, pivots, slots = _PLACES[kind]
     begin //= 8
     found = []

@@ -1,7 +1,7 @@
 """The modules of a Linux kernel, in the order of its own list.
 
-A `struct module` has its links and its name at the same place in all versions; where its parts lie
-is told by `core_layout` (4.5 to 6.3) or by `mem`, an array with a part of each kind (include/linux/
+A `struct module` has its links and its name at the same place in all versions. `core_layout` (4.5
+to 6.3) or `mem`, an array with a part of each kind, tells where its parts lie (include/linux/
 module.h of the kernel).
 """
 
@@ -32,11 +32,11 @@ class ModuleLayout:
     list: int
     name: int
     parts: tuple[tuple[int, int], ...]
-    """Where address and size of each part stand; sizes are numbers of 32 bits."""
+    """The offsets of address and size of each part; sizes are numbers of 32 bits."""
 
 
 def layout_by_btf(types: Btf) -> ModuleLayout | None:
-    """Offsets by the kernel's description of its types; None where it lacks what is needed."""
+    """Offsets by the kernel's description of its types; None if it lacks a needed member."""
     place = types.offset
     link, name = place("module", "list"), place("module", "name")
     core, parts = place("module", "core_layout"), place("module", "mem")
@@ -52,7 +52,7 @@ def layout_by_btf(types: Btf) -> ModuleLayout | None:
 
 @dataclass(frozen=True)
 class FoundModules:
-    """The modules, and whether their list came round."""
+    """The modules, and whether their list was walked completely."""
 
     modules: tuple[Module, ...]
     is_whole: bool
@@ -64,7 +64,7 @@ def read_modules(kernel: TableMemory, layout: ModuleLayout, head: int) -> FoundM
     found, is_whole = joined_links(kernel, head, lowest=kernel.upper, limit=limit)
     kernel.memory.budget.refuse("module", len(found) - limit)
     modules: list[Module | None] = []
-    left = kernel.frame_count  # as many pages as there are can be of modules
+    left = kernel.frame_count  # modules cannot have more pages than the machine
     for link in found[:limit]:
         modules.append(_module(kernel, layout, link - layout.list, left))
         left -= sum(-(-one.size // PAGE_SIZE) for one in modules[-1:] if one)
@@ -72,9 +72,9 @@ def read_modules(kernel: TableMemory, layout: ModuleLayout, head: int) -> FoundM
 
 
 def _module(kernel: TableMemory, layout: ModuleLayout, address: int, left: int) -> Module | None:
-    """The module at an address; None if what is there has no name, or no part of memory.
+    """The module at an address; None if it has no name, or no part in memory.
 
-    A part that has more than `left` pages is none.
+    A part with more than `left` pages does not count.
     """
     name = (kernel.read(address + layout.name, _NAME_SIZE) or b"").split(b"\0")[0]
     ranges = []

@@ -117,9 +117,9 @@ class PageArray(StructPages):
     """The kernel's array of `struct page`, which tells the state of each frame."""
 
     def cached(self, frames: NDArray[np.int64]) -> CachedPages:
-        """What the page cache has in these frames; those in which it has nothing are left out.
+        """The pages of the page cache among these frames.
 
-        Of a large folio the first page alone tells, as for all others.
+        The first page of a large folio tells for all of its pages.
         """
         found = [self._cached(part) for part in _in_parts(frames, _FRAMES_OF_CACHE_AT_ONCE)]
         columns = zip(*((part.frame, part.mapping, part.offset) for part in found), strict=True)
@@ -152,10 +152,10 @@ class PageArray(StructPages):
         return CachedPages(frames[chosen], mapping[row][chosen], offset[chosen])
 
     def cached_huge(self, frames: NDArray[np.int64]) -> CachedPages:
-        """What hugetlbfs has in these frames of huge pages: memfd, SYSV and mounted files.
+        """The pages of hugetlbfs among these frames of huge pages: memfd, SYSV and mounted files.
 
-        A huge page's first struct page tells. Until 6.6 `index` counts huge pages, later pages of
-        usual size, which are multiples of the huge page's size: most huge pages decide.
+        A huge page's first struct page tells. Until 6.6 `index` counts huge pages, and later pages
+        of the usual size, in multiples of the huge page's size: the majority decides which it is.
         """
         pages = distinct(frames // self.page_frames)
         heads, count = self._huge_heads(pages[pages % _SMALLEST_HUGE == 0])
@@ -180,7 +180,7 @@ class PageArray(StructPages):
         return CachedPages(frame[given], mapping[row][given], offset[given])
 
     def _huge_heads(self, pages: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first pages of the huge pages with these pages, and how many pages each has.
+        """The first page of the huge page around each of these pages, and its number of pages.
 
         `pages` are multiples of _SMALLEST_HUGE. A later struct page may be the first one, mapped
         again (HVO), so the struct page behind each tells.
@@ -209,7 +209,7 @@ class PageArray(StructPages):
         return listed, is_all
 
     def _followed(self, head: int, limit: int, direction: int) -> tuple[list[int], bool, bool]:
-        """Frames in a list in one direction; whether it came round; and whether it was not cut."""
+        """Frames in a list in one direction; whether it is a ring; whether all were followed."""
         layout, frames = self._layout, self._section_frames
         present = np.flatnonzero(self._arrays)
         begin = self._arrays[present] + (present * (frames * layout.size)).astype(np.uint64)

@@ -26,13 +26,13 @@ _NAME_SIZE = 96
 """Bytes of a name that are read; those that processes give have up to 80."""
 _USER_END = 1 << 63
 _LARGEST = 1 << 13
-"""No member of these structures stands farther behind the beginning; all stand at words."""
+"""The largest offset of a member in these structures; all offsets are multiples of a word."""
 _GATE, _NO_GATE = 0xFFFF_FFFF_FF60_0000, 2
 """VSYSCALL_ADDR, and the value of vsyscall_mode that turns it off (vsyscall_64.c)."""
 _NARROW_END = 1 << 32
-"""A process of 32 bits has nothing behind it, and no such page."""
+"""A process of 32 bits has no addresses beyond this, and no vsyscall page."""
 _MORE_PER_PROCESS = 1 << 17
-"""Twice what vm.max_map_count allows by default."""
+"""Twice the default of vm.max_map_count."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RegionLayout:
 
     pgd: int
     tree: int | None
-    """Of the maple tree's root in mm_struct; None before 6.1."""
+    """Offset of the maple tree's root in mm_struct; None before 6.1."""
     mmap: int | None
     mm_rb: int | None
     start_brk: int | None
@@ -58,11 +58,11 @@ class RegionLayout:
     vm_next: int | None
     vm_rb: int | None
     anon_name: int | None
-    """A name that the process gave; of regions without a file."""
+    """A name that the process gave to a region without a file."""
     names_shared: bool
     """Whether regions of shared memory have such names, too (6.2)."""
     anon_text: int
-    """Where in what `anon_name` leads to the text begins."""
+    """Offset of the text in the target of `anon_name`."""
     f_mnt: int
     f_dentry: int
 
@@ -77,7 +77,7 @@ class RegionLayout:
 
 
 def layout_by_btf(types: Btf) -> RegionLayout | None:
-    """Offsets by the kernel's description of its types; None where it lacks what is needed.
+    """Offsets by the kernel's description of its types; None if it lacks a needed member.
 
     An offset that no kernel has counts as missing.
     """
@@ -119,17 +119,17 @@ def layout_by_btf(types: Btf) -> RegionLayout | None:
 
 @dataclass(frozen=True)
 class Found:
-    """The regions of a process, and what is doubtful of them."""
+    """The regions of a process, and counts of doubtful ones."""
 
     regions: tuple[Region, ...]
     lost: int
     """Nodes of the tree, or links of the list, that lead nowhere."""
     doubtful: int
-    """Regions of which only the addresses are known."""
+    """Regions with known addresses only."""
 
 
 def gate_of(kernel: TableMemory, layout: RegionLayout, symbols: Mapping[str, int]) -> Region | None:
-    """The page ``[vsyscall]`` of x86-64, which is no area of any process, but in all their maps.
+    """The page ``[vsyscall]`` of x86-64: not an area of a process, but in the maps of all.
 
     None if it is turned off, or the kernel's symbols do not name it.
     """
@@ -243,8 +243,8 @@ class Regions:
     ) -> Found:
         """The regions of these areas.
 
-        Where the tree tells the bounds these count, and an area that says otherwise, or is of
-        another process, is not believed.
+        If the tree tells the bounds, an area with other bounds, or of another process, is not
+        believed.
         """
         kernel, layout = self._kernel, self._layout
         raw, known = kernel.read_each(areas, layout.vma_size)
@@ -311,9 +311,9 @@ class Regions:
         }
 
     def _names(self, words: NDArray[np.uint64]) -> list[tuple[str, bool]]:
-        """The name that each area has of its own, and whether the system gave it.
+        """The own name of each area, and whether the system gave it.
 
-        What the kernel maps by itself (install_special_mapping) leads to its name, in brackets.
+        A mapping of the kernel's own (install_special_mapping) leads to its name, in brackets.
         """
         layout = self._layout
         without_file = words[:, layout.vm_file // 8] == 0
@@ -352,7 +352,7 @@ class Regions:
 
 
 def _usual_name(start: int, end: int, heap: tuple[int, int], stack: int) -> str:
-    """The name by where a region without a file lies."""
+    """The name of a region without a file, by its place."""
     if start < heap[1] and end > heap[0]:
         return "[heap]"
     return "[stack]" if start <= stack <= end and stack else ""

@@ -1,8 +1,8 @@
 """The names of kernel threads in full, as /proc/PID/comm has them (fs/proc/array.c).
 
-A task has but 15 letters of its name. A kernel thread leads to its struct kthread: this leads to a
-longer name (5.17), or to a worker's struct worker, which describes the worker's last work (4.18).
-BTF tells where; else the threads show it themselves, as long as most of them agree.
+A task has only 15 letters of its name. A kernel thread leads to its struct kthread, and this leads
+to a longer name (5.17), or to a worker's struct worker, which describes the worker's last work
+(4.18). BTF tells the offsets; without BTF the threads show them, as long as most of them agree.
 """
 
 from collections import Counter
@@ -23,11 +23,11 @@ _LONGEST_NAME = 64
 _RESCUER = b"kworker/R-"
 
 _EXAMPLES = 256
-"""Tasks by which offsets are found."""
+"""The most tasks that vote on offsets."""
 _KTHREAD_SIZE, _WORKER_SIZE = 128, 192
-"""As much of a struct kthread and of a struct worker is looked at."""
+"""Bytes of a struct kthread and of a struct worker that are examined."""
 _QUEUE_SIZE = 512
-"""As much of a workqueue_struct."""
+"""Bytes of a workqueue_struct that are examined."""
 _CURRENT_WORK = 2
 """Words in front of current_work in struct worker, in all versions (workqueue_internal.h)."""
 _TRIED_COLUMNS = 8
@@ -46,7 +46,7 @@ def name_threads(
 ) -> None:
     """Give kernel threads their names in full, as /proc/PID/comm has them (fs/proc/array.c).
 
-    `threads` are the rows of them; names, flags and their struct kthread stand in these rows.
+    `threads` are the rows of kernel threads in names, flags and struct kthreads.
     """
     is_worker = flags[threads] & np.uint64(WORKER) != 0
     workers, others = threads[is_worker], threads[~is_worker]
@@ -80,7 +80,7 @@ def _name_rescuers(
     workers: NDArray[np.intp],
     kthread: NDArray[np.uint64],
 ) -> None:
-    """Give the workers that are there for one queue its whole name (kernel/workqueue.c, 6.9)."""
+    """Give rescuers, the workers of a single queue, its full name (kernel/workqueue.c, 6.9)."""
     workers = workers[[names[row].startswith(_RESCUER) for row in workers.tolist()]]
     worker, _ = kernel.numbers(kthread[workers] + np.uint64(offsets.data or 0))
     queue, known = kernel.numbers(worker + np.uint64(offsets.rescued or 0))
@@ -93,7 +93,7 @@ def _name_rescuers(
 
 
 def with_thread_names(kernel: TableMemory, offsets: Offsets, tasks: Sequence[int]) -> Offsets:
-    """Find in some tasks where the full names of kernel threads are; unchanged where nowhere."""
+    """Add the offsets of kernel threads' full names; unchanged if the tasks do not show them."""
     if offsets.flags is None:
         return offsets
     contents, known = kernel.read_each(
@@ -130,7 +130,7 @@ def _of_rows(names: list[bytes], rows: NDArray[np.bool_]) -> list[bytes]:
 def _own_objects(
     kernel: TableMemory, comm: int, contents: NDArray[np.uint8], is_thread: NDArray[np.bool_]
 ) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """Places in a task by which most kernel threads lead to an object of their own each.
+    """Offsets in a task at which most kernel threads lead to an object of their own.
 
     Most other tasks have nothing there, or an address of their own memory. The addresses of the
     objects are returned, too.
@@ -152,9 +152,9 @@ def _own_objects(
 def _find_full_name(
     kernel: TableMemory, kthreads: NDArray[np.uint64], names: list[bytes]
 ) -> int | None:
-    """`full_name` in struct kthread: leads to a text that begins as the thread's name, and goes on.
+    """`full_name` in struct kthread: it leads to a text that continues the thread's name.
 
-    `kthreads` are the words of those of threads that are no workers, in rows.
+    `kthreads` are the words of struct kthreads, in rows, of threads that are not workers.
     """
     cut = [row for row, name in enumerate(names) if name.find(b"\0") == COMM_SIZE - 1]
     best, place = _FEW - 1, None
@@ -172,10 +172,10 @@ def _find_full_name(
 def _find_worker(
     kernel: TableMemory, kthreads: NDArray[np.uint64], tasks: NDArray[np.uint64]
 ) -> dict[str, int]:
-    """`data` in struct kthread, and the places in struct worker; empty where most do not agree.
+    """`data` in struct kthread, and offsets in struct worker; empty if most do not agree.
 
-    A worker's struct worker leads back to its task; behind this stands its pool, which a rescuer
-    lacks most of the time. `kthreads` are the words of the workers' ones, in rows.
+    A worker's struct worker leads back to its task; the pointer to its pool follows, which is null
+    in a rescuer most of the time. `kthreads` are the words of workers' struct kthreads, in rows.
     """
     word, least = kernel.word, max(_FEW, _MOST * len(tasks))
     for column in range(kthreads.shape[1] if len(tasks) else 0):
@@ -202,9 +202,10 @@ def _find_worker(
 def _find_rescued(
     kernel: TableMemory, workers: NDArray[np.uint64], names: list[bytes]
 ) -> dict[str, int]:
-    """`rescue_wq` in struct worker, and `name` in workqueue_struct; empty where most do not agree.
+    """`rescue_wq` in struct worker, and `name` in workqueue_struct; empty if most do not agree.
 
-    The queue's name goes on as a rescuer's name does. `workers` are the addresses of struct worker.
+    The queue's name continues the cut name of its rescuer. `workers` are the addresses of struct
+    workers.
     """
     own = [name.split(b"\0")[0] for name in names]
     rows = [row for row, name in enumerate(own) if len(name) >= len(_RESCUER) + _FEW]
@@ -228,7 +229,7 @@ def _find_rescued(
 
 
 def _find_description(workers: NDArray[np.uint8], start: int) -> int | None:
-    """`desc` in struct worker: a text in most of those that have worked; None where none is."""
+    """`desc` in struct worker: a text in most workers that have worked; None if there is none."""
     best, place = 0, None
     for at in range(start, workers.shape[1] - _DESCRIPTION_SIZE, 4):
         texts = [text.tobytes().split(b"\0") for text in workers[:, at : at + _DESCRIPTION_SIZE]]

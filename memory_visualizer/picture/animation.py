@@ -10,7 +10,6 @@ from PIL import Image, PngImagePlugin
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.output import GENERATOR, whole_file
 
-ANIMATION_FORMATS = (".webp", ".png", ".gif")
 MILLISECONDS = 1500
 """How long each picture is shown."""
 MOST_PIXELS = 1 << 24

@@ -96,7 +96,7 @@ def write_page(
     regions of all processes and the modules of the kernel, for the page to name them, which takes
     longer; `hits` are those of YARA rules. The other arguments choose the first view: one of
     layout.LAYOUTS, colouring.COLOURINGS and palette.PALETTES, the processes whose pages are
-    highlighted, by index in Snapshot.processes, and what becomes of long holes, one of
+    highlighted, by index in Snapshot.processes, and the display of long holes, one of
     folding.HOLES. The file appears whole or not at all. The same arguments make the same bytes.
     OSError when it cannot be written, or must not be replaced (see output.check_target).
     """
@@ -134,7 +134,7 @@ def page(
         packing.add(of_regions)
         packing.wait_for_owners()
         leads = leads_so_far(snapshot)
-        # With remarks on all that was read up to here.
+        # Last, so that it has the remarks on everything that was read before.
         about = _about(snapshot, leads, has_entropy=entropy is not None)
         about |= {"modules": modules, "regions": texts}
         about["start"] = dict(start)
@@ -179,7 +179,7 @@ def page(
 def _named(
     snapshot: Snapshot, start: Mapping[str, str], packing: PageColumns
 ) -> list[dict[str, Any]]:
-    """Colourings whose values have columns of their own, which are packed."""
+    """Colourings whose values have packed columns of their own."""
     found = [("state", snapshot.states), ("use", snapshot.uses)]
     if start.get("color") == "file":  # read only if it is asked for
         found.append(("file", colouring.by_file(snapshot, PALETTES["default"]).values))
@@ -194,7 +194,7 @@ def _named(
 
 
 def _record_columns(snapshot: Snapshot) -> dict[str, AnyColumn]:
-    """What else the kernel says of frames: see FrameRecords; 0 stands for nobody, and for none."""
+    """Further records of the kernel, see FrameRecords; 0 stands for no value."""
     records = snapshot.records
     if (
         records is None
@@ -218,7 +218,7 @@ def _from_one(numbers: NDArray[np.int32], highest: int) -> NDArray[np.unsignedin
 
 
 _MOST_RUNS = 100_000
-"""The most runs of frames that a page has of all leads, and of all hits."""
+"""The most runs of frames in a page for all leads together, and for all hits together."""
 
 
 class _Runs:
@@ -341,7 +341,7 @@ def _about(snapshot: Snapshot, leads: Leads, *, has_entropy: bool) -> dict[str, 
                 "ppid": process.ppid,
                 "name": printable(process.name),
                 "state": process.state,
-                # Anomalies that the state does not tell already.
+                # Only anomalies that the state does not already show.
                 "anomalies": [word for word in process.anomalies if word not in STATE_WORDS],
                 "private": private,
                 "shared": shared,
@@ -363,14 +363,14 @@ def _about(snapshot: Snapshot, leads: Leads, *, has_entropy: bool) -> dict[str, 
 
 
 def _labels(snapshot: Snapshot, name: str) -> list[str]:
-    """Labels of a colouring, by its values; for processes only the base."""
+    """Labels of a colouring, by its values; for processes only the first, which are not theirs."""
     found = colouring.swatches_of(name, snapshot, PALETTES["default"])
     chosen = found[: colouring.BASE_SWATCHES] if name == "process" else found
     return [swatch.label for swatch in chosen]
 
 
 def _scheme(snapshot: Snapshot, palette: Palette, names: Iterable[str]) -> dict[str, list[str]]:
-    """The colours of each colouring in a palette, by its values; of processes, all."""
+    """The colours of each colouring in a palette, by its values; all colours for processes."""
     found = {name: colouring.swatches_of(name, snapshot, palette) for name in ("class", *names)}
     return {
         name: [hex_colour(swatch.colour) for swatch in swatches] for name, swatches in found.items()

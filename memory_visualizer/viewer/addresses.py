@@ -1,7 +1,7 @@
-"""Every other address of a page: mappings beyond a process's first, and a Linux kernel's own.
+"""Further addresses of pages: mappings beyond the first in a process, and those of a Linux kernel.
 
-The page holds the first address that each process has for a page (viewer/data.py). Most pages have
-no other, so that a list of runs tells the others.
+The owners in the HTML page have the first address of a page in each process (viewer/data.py). Few
+pages have further addresses, which are stored as a list of runs.
 """
 
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class Runs:
         return cls(space[starts], page[starts], frame[starts], total)
 
     def first(self, limit: int) -> "Runs":
-        """The first runs: those of the kernel, whose addresses only this list tells, before all."""
+        """The first runs; runs of the kernel have priority, since only this list has them."""
         order = np.lexsort((self.page, self.space))[::-1][:limit][::-1]
         return Runs(self.space[order], self.page[order], self.frame[order], self.length[order])
 
@@ -64,9 +64,9 @@ def further_columns(
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """Columns of the runs, and the number of pages in runs beyond the limit.
 
-    `has_further` tells which frames have mappings beyond the first in a process; all mappings of
-    such frames are told, the first ones again. ``also_count`` is the number of runs of each
-    process, and of the kernel at last; ``also_gap`` the pages of address space between a run and
+    `has_further` tells which frames have mappings beyond the first in a process. The runs have all
+    mappings of such frames, including the first ones. ``also_count`` is the number of runs of each
+    process, and at the end of the kernel; ``also_gap`` the pages of address space between a run and
     the run before; ``also_frame`` and ``also_length`` are its frames.
     """
     kernel = len(snapshot.processes)
@@ -89,9 +89,9 @@ def further_columns(
 
 
 def lead_to(frames: NDArray[np.bool_], rows: Mappings) -> NDArray[np.bool_]:
-    """Which mappings lead to some of these frames, given for all frames of the dump.
+    """Which mappings lead to marked frames; `frames` has a mark for each frame of the dump.
 
-    Large pages that do not begin and end at multiples of 64 frames may be told, too.
+    The result may also include large pages that do not begin and end at multiples of 64 frames.
     """
     found = frames[rows.pfn]
     large = np.flatnonzero(rows.count > 1)

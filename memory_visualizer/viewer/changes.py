@@ -1,4 +1,4 @@
-"""The page of a difference: one HTML file that shows what changed from dump to dump.
+"""The page of a comparison: one HTML file that shows the changes from dump to dump.
 
     page = ChangePage(moments, folds)
     for step in compare_series(moments):
@@ -6,8 +6,8 @@
     write_change_page(Path("changes.html"), page)
 
 It is made step by step, so that no more than two dumps of a series are unpacked at a time. Columns
-of a dump are kept as what differs from the dump before (exclusive or), which is mostly zeros and
-packs well.
+of a dump are kept as differences from the dump before (exclusive or), which are mostly zeros and
+pack well.
 """
 
 import html
@@ -56,8 +56,8 @@ _SCRIPTS = (
 """The page's own scripts; together they form one function, so that no name leaks."""
 
 MOST_CELLS = 1 << 25
-"""The most frames of all dumps together: a browser needs six bytes for each, 200 MB in all. So
-many are 128 dumps of 1 GiB, or 16 of 8 GiB."""
+"""The most frames of all dumps together (128 dumps of 1 GiB, or 16 of 8 GiB): a browser needs six
+bytes for each, 200 MB in all."""
 MOST_ROWS = 100_000
 """The most rows of all lists together."""
 
@@ -125,7 +125,7 @@ class ChangePage:
         self._before = page, owners
 
     def _told(self, found: Difference, indices: NDArray[np.int64]) -> dict[str, Any]:
-        """What the lists tell of a step."""
+        """The rows of the lists for a step."""
         disagreeing = [
             f"{one.what}: {one.before}, {one.after}" for one in found.kinship.disagreeing
         ]
@@ -245,7 +245,7 @@ class _Owners:
         """The number of each process of the dump that was added last."""
 
     def newcomers(self, processes: Sequence[Process]) -> NDArray[np.int64]:
-        """Numbers for processes that no dump before had."""
+        """Numbers for processes that are new in a dump."""
         first = len(self._processes)
         self._processes += processes
         self._values = np.append(self._values, random_values(len(processes)))
@@ -279,7 +279,7 @@ class _Owners:
         return numbers
 
     def told(self) -> list[list[Any]]:
-        """Name and pid of each process; the name is the last one that it had."""
+        """Name and pid of each process; a renamed process has its last name."""
         return [[printable(process.name), process.pid] for process in self._processes]
 
     def columns(self) -> dict[str, Column]:
@@ -291,7 +291,7 @@ class _Owners:
 
 
 def _pairs(found: Difference) -> dict[int, int]:
-    """For processes of the later dump that the earlier one has, their index there."""
+    """For each process that both dumps have, the index in the earlier dump by that in the later."""
     old = {id(process): row for row, process in enumerate(found.before.processes)}
     new = {id(process): row for row, process in enumerate(found.after.processes)}
     return {

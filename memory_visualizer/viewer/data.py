@@ -1,8 +1,8 @@
 """The data of a snapshot in the page: columns of whole numbers, compressed for the browser.
 
 A column of numbers is split into planes: the lowest byte of all numbers, then the next byte, and so
-on, as many as the largest number needs. This separates noise from regular bytes, which deflate
-packs best. Each column is deflated (zlib's format, which browsers call "deflate").
+on, as many as the largest number needs. This separates noise from regular bytes, which compress
+best. Each column is deflated (zlib's format, which browsers call "deflate").
 """
 
 import zlib
@@ -30,7 +30,7 @@ class Column:
     count: int
     """The number of values."""
     width: int
-    """Bytes of a value: so many planes follow one another."""
+    """Bytes of a value, which is the number of planes."""
     packed: bytes
 
 
@@ -41,12 +41,12 @@ class Scattered:
     count: int
     """The number of all places."""
     place: NDArray[np.int64]
-    """The other places, ascending."""
+    """The places that are not 0, ascending."""
     number: NDArray[np.int64]
     """The number in each of these places."""
 
     def part(self, start: int, end: int) -> NDArray[np.int64]:
-        """The column from one place to another one."""
+        """The values from place `start` to below `end`."""
         numbers = np.zeros(min(end, self.count) - start, np.int64)
         here = slice(*np.searchsorted(self.place, (start, end)))
         numbers[self.place[here] - start] = self.number[here]
@@ -64,7 +64,7 @@ def pack(column: AnyColumn) -> Column:
 
 
 def _pack(count: int, numbers: NDArray[Any], part: Callable[[int, int], NDArray[Any]]) -> Column:
-    """Pack a column with these numbers; `part` gives those from one place to another one."""
+    """Pack a column; `part(start, end)` returns the values of a range of places."""
     largest = int(numbers.max()) if numbers.size else 0
     width = -(-largest.bit_length() // 8)
     packer = zlib.compressobj(_LEVEL)
@@ -83,12 +83,12 @@ _PACKED_AT_ONCE = 1 << 17
 
 
 class PageColumns:
-    """The columns of a page, which are packed while the rest of the page is made.
+    """The columns of an HTML page, packed in threads while the rest of the page is made.
 
     ``page``: PageClass in bits 0 to 2, all zeros in bit 3, Snapshot.access from bit 4 on.
     ``further``: mappings beyond the first in each process. The owners are in the columns of
-    owner_columns, and other addresses in those of further_columns. The columns that are added stand
-    behind ``page``.
+    owner_columns, and other addresses in those of further_columns. Added columns come after
+    ``page``.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -105,15 +105,15 @@ class PageColumns:
         self._pool.shutdown(cancel_futures=True)
 
     def add(self, columns: Mapping[str, AnyColumn]) -> None:
-        """Pack columns; each is freed when it has been packed, unless somebody else keeps it."""
+        """Pack columns; each is freed after packing, unless another reference exists."""
         self._packing |= self._submit(columns)
 
     def wait_for_owners(self) -> None:
-        """Wait until the owners are known: this takes most memory, so other work comes later."""
+        """Wait until the owners are known: finding them needs the most memory of all steps."""
         self._owners.result()
 
     def all(self) -> tuple[dict[str, Column], int]:
-        """All columns, and the number of pages whose further addresses are too many to be told."""
+        """All columns, and the number of pages whose further addresses exceed the limit."""
         owners, has_further = self._owners.result()
         also, untold = further_columns(self._snapshot, has_further)
         packing = self._packing | owners | self._submit(also)
@@ -140,8 +140,8 @@ def owner_columns(
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.unsignedinteger[Any]]]:
     """The owners of pages, as stretches of pages; and the number of owners of each frame.
 
-    Pages at successive addresses in successive frames, which the same processes have, make one
-    stretch: ``run_frame`` and ``run_length``, and ``run_gap`` for the pages of address space
+    Pages at successive addresses in successive frames with the same owners form a stretch:
+    ``run_frame`` and ``run_length``, and ``run_gap`` for the pages of address space
     between it and the stretch before. Stretches are sorted by their sets of owners: the first
     ``set_runs`` belong to the first set, and so on. A set has ``set_user``, 1 for pages of user
     mode, and ``set_size`` of the indexes in ``members``; the index after the last process's stands
@@ -202,16 +202,16 @@ class _Alone:
     mapping: Rows
     """Numbers of mappings."""
     owner: NDArray[np.unsignedinteger[Any]]
-    """The process of each, or the number after the last process's for the kernel, which all share;
-    in user mode `limit` more."""
+    """The process of each, or the number after the last process for the kernel, which all share;
+    plus `limit` in user mode."""
     limit: int
 
 
 @dataclass(eq=False)
 class _Groups:
-    """Other pages at an address, and the processes that have the page there; a row for each.
+    """Pages at an address with several mappings, and the processes that have them; a row for each.
 
-    The address, which would take eight bytes, is not kept: the mapping tells it.
+    The address would take eight bytes, and is not kept, since the mapping has it.
     """
 
     mapping: Rows
@@ -274,7 +274,7 @@ def _gather(snapshot: Snapshot) -> tuple[_Alone, _Groups, NDArray[np.unsignedint
 
 
 def _alone(own: OwnedPages, shared: OwnedPages, everyone: int) -> _Alone:
-    """The mappings that were left out of the pieces; `everyone` is the number of processes."""
+    """The mappings that the pieces do not have; `everyone` is the number of processes."""
     owners: NDArray[np.unsignedinteger[Any]] = np.full(
         len(own.alone) + len(shared.alone), everyone, np.min_scalar_type(2 * everyone + 2)
     )
@@ -444,7 +444,7 @@ _CANONICAL_BITS = 45
 
 @dataclass(eq=False)
 class _Sets:
-    """Sets of owners; the sets of a single one come first."""
+    """Sets of owners; sets with a single owner come first."""
 
     of_group: NDArray[np.int32]
     """The number of each group's set."""
@@ -476,7 +476,7 @@ def _number_sets(groups: _Groups, alone: _Alone) -> _Sets:
     ranks, more = _ranks_of_several(groups, starts, several, limit)
     singles = np.flatnonzero(there)
     found[several] = ranks + len(singles)
-    one = np.zeros(more, np.intp)  # the group that represents each set of several
+    one = np.zeros(more, np.intp)  # for each set of several owners, a group that has it
     one[ranks] = several
     size = groups.size[one].astype(np.int64)
     row = np.repeat(starts[one] - np.cumsum(size) + size, size)

@@ -1,8 +1,8 @@
-"""What the page needs to read the dump's own file, when a person gives it to the page.
+"""Data with which the HTML page reads the dump's own file, once a user gives it to the page.
 
-The page may read two files: the dump, as far as its pages lie there as they are, and a raw file of
-the same memory, which `memviz convert` writes of any dump. It recognises both by their size and by
-digests of some pages, which are read here: few, so that they cost nothing.
+The page can read two files: the dump, as far as its pages lie there uncompressed, and a raw file of
+the same memory, which `memviz convert` writes from any dump. It recognises both by their size and
+by digests of some pages. Few pages are digested here, so that this costs nothing.
 """
 
 import hashlib
@@ -29,17 +29,16 @@ _Columns = dict[str, NDArray[Any]]
 
 
 def about_file(snapshot: Snapshot) -> tuple[dict[str, Any] | None, _Columns]:
-    """What the page has to know of the dump's file, and the columns of its places.
+    """Facts on the dump's file for the page, and the columns of the pages' places.
 
     ``raw``: the least size in bytes of a raw file of the same memory. ``samples``: PFN and SHA-256
-    of some pages. If pages lie in a file as they are, ``name`` and ``size`` tell the file,
-    ``packed`` the number of other pages, zeros apart, and the columns the stretches of the file, by
+    of some pages. If pages lie uncompressed in a file, ``name`` and ``size`` tell the file,
+    ``packed`` the number of other pages except zeros, and the columns the stretches of the file, by
     ascending PFN: ``plain_gap`` (frames between the end of the stretch before and this one),
-    ``plain_count`` (frames), ``plain_move`` (bytes from the end of the stretch before to this one;
-    even numbers stand for twice a distance forwards, odd numbers for twice a distance backwards
-    less one).
+    ``plain_count`` (frames), ``plain_move`` (bytes from the end of the stretch before to this one:
+    even numbers are twice a distance forwards, odd numbers twice a distance backwards, less one).
 
-    None where the dump cannot be read any more.
+    None if the dump cannot be read any more.
     """
     dump = snapshot.dump
     try:
@@ -61,7 +60,7 @@ def about_file(snapshot: Snapshot) -> tuple[dict[str, Any] | None, _Columns]:
 def _samples(
     dump: Dump, plain: PlainPages | None, zero: NDArray[np.bool_]
 ) -> list[tuple[int, str]]:
-    """PFN and digest of pages at even distances; of pages of zeros only if no others are seen."""
+    """PFN and digest of pages at even distances; pages of zeros only if there are no others."""
     first, count = dump.runs.T if plain is None else (plain.first, plain.count)
     end = np.cumsum(count)
     total = int(end[-1])
@@ -87,13 +86,13 @@ def _packed(dump: Dump, plain: PlainPages, zero: NDArray[np.bool_]) -> int:
 
 
 def _evenly(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the numbers, at even distances."""
+    """At most `most` of the numbers, at even distances."""
     places = np.linspace(0, len(numbers) - 1, min(most, len(numbers)))
     return numbers[places.astype(np.intp)]
 
 
 def _columns(plain: PlainPages) -> _Columns:
-    """The stretches as differences: for the common dump, small numbers that deflate packs well."""
+    """The stretches as differences: small numbers for a common dump, which compress well."""
     end = plain.first + plain.count
     end_in_file = plain.offset + plain.count * PAGE_SIZE
     move = plain.offset - np.append(0, end_in_file[:-1])

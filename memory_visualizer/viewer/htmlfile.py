@@ -44,10 +44,10 @@ def file_of(
 ) -> str:
     """The text of a page.
 
-    `template` is a file in `page` with places such as ``{{title}}``, `scripts` and `styles` are
-    those in it, in their order, `about` becomes JSON, and `parts` are the texts of further places,
-    which must be escaped. Sources that are not in `page` are in `folder`. `libraries` are parts of
-    D3; `images` are the sources from which the policy allows images.
+    `template` is a file in `page` with placeholders such as ``{{title}}``. `scripts` and `styles`
+    are its sources, in their order. `about` becomes JSON. `parts` are the texts for further
+    placeholders, and must be escaped. Sources that are not in `page` are in `folder`. `libraries`
+    are parts of D3; `images` are the sources from which the policy allows images.
     """
     own = partial(_own_source, folder)
     style = "".join(map(own, styles))

@@ -1,7 +1,7 @@
-"""Modules of the kernel and regions of processes, as the page has them.
+"""Modules of the kernel and regions of processes for the HTML page.
 
-Both are read if they are asked for, since reading the regions of a few hundred processes takes
-longer than all else; modules that cost little are read for every page.
+Both are read on demand, since reading the regions of a few hundred processes takes longer than all
+other work. Modules that cost little are read for every page.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ _Columns = dict[str, NDArray[Any]]
 
 
 def module_columns(snapshot: Snapshot, *, asked: bool) -> tuple[list[str], _Columns]:
-    """The names of modules, and the columns of their frames; of none unless `asked`, or cheap.
+    """The names of modules, and the columns of their frames; empty unless `asked` or cheap.
 
     A run of frames of one module has ``module_gap`` (frames between the end of the run before and
     this one), ``module_count`` (frames) and ``module_of`` (index of the name). A frame that several
-    modules name belongs to the first of them.
+    modules claim belongs to the first of them.
     """
     inventory = snapshot.inventory
     is_read = asked or (inventory is not None and inventory.modules_cost_little)

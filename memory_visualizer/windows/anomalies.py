@@ -13,7 +13,7 @@ from memory_visualizer.windows.processobject import Object, is_time
 from memory_visualizer.windows.toplevels import LATEST, time_of, timestamp_of
 
 _NAMED = 8
-"""How many processes one remark names."""
+"""The most processes that a remark names."""
 
 
 def put_together(
@@ -65,7 +65,7 @@ def _process(judged: Judged, one: Object, now: int | None) -> FoundProcess:
 
 
 def _phase(judged: Judged, one: Object, is_listed: bool) -> str:
-    """``starting`` or ``ending`` if the dump caught the process in between; else empty.
+    """``starting`` or ``ending`` if the dump was taken while the process did so; else empty.
 
     A process that starts has no links yet, and lacks threads or other members that all processes
     have. A process that ends has no links any more, or its end is noted but not yet signalled.

@@ -1,8 +1,8 @@
-"""Control areas, each of which describes one section: a file as data or as a program, or none.
+"""Control areas: each describes a section, which is a file as data, a file as an image, or no file.
 
 A control area proves itself: its segment leads back to it, and its file object leads back to it by
-its section object pointers. The offsets are those of Volatility 2's profiles and of symbols of
-later kernels; which of them count is decided by most of the control areas that are asked for.
+its section object pointers. The offsets come from Volatility 2's profiles and from symbols of later
+kernels; the majority of the given control areas decides which offsets apply.
 """
 
 from collections.abc import Sequence
@@ -30,41 +30,41 @@ _PLACES = {
 _VOTERS = 1 << 10
 """An even sample of control areas, which vote on their layout."""
 _SIGNS = 2
-"""So many of the three signs of a file object must be right."""
+"""The number of signs of a file object, of three, that must be right."""
 NO_NAME = "[file without a name]"
 """In place of a path, if the file object or its name is lost."""
 
 
 class SectionKind(IntEnum):
-    """What a section is of."""
+    """The contents of a section."""
 
     UNKNOWN = 0
-    """Nothing proves that there is a control area."""
+    """No evidence for a control area."""
     DATA = 1
     """A file's contents: a mapped file, or one in the cache."""
     IMAGE = 2
-    """A file as a program or library."""
+    """An image: a file as a program or library."""
     SHARED = 3
     """Shared memory without a file."""
 
 
 @dataclass(frozen=True, eq=False)
 class ControlAreas:
-    """What some control areas say, a row for each, in the order in which they were asked for."""
+    """The facts of control areas, a row for each, in the order of the given addresses."""
 
     kinds: NDArray[np.uint8]
     """SectionKind."""
     objects: NDArray[np.uint64]
-    """The address of the file object; 0 without one that is believed."""
+    """The address of the file object; 0 if none is believed."""
     described: FileObjects
-    """What stands at these addresses."""
+    """The objects at these addresses."""
 
     def files(
         self, budget: Budget, sizes: Sequence[int | None] | None = None
     ) -> list[FileObject | None]:
-        """The files; None for shared memory, and for what is not known to be a control area.
+        """The files; None for shared memory, and for addresses without a known control area.
 
-        `sizes` are those of the files in bytes, as far as they are known.
+        `sizes` are the sizes of the files in bytes, as far as they are known.
         """
         names, devices = self.described.names(budget), self.described.devices(budget)
         found: list[FileObject | None] = [None] * len(self.kinds)
@@ -89,10 +89,10 @@ def _between(device: str, name: str) -> str:
 def read_control_areas(kernel: KernelMemory, areas: NDArray[np.uint64]) -> ControlAreas:
     """Read and judge the control areas at some virtual addresses, each by itself.
 
-    One is believed if its segment leads back to it, or if two of three signs say that it has a file
-    object: type, name, and section object pointers that lead back. Where these pointers lead back
-    they tell the kind; otherwise the flags do. All control areas of a dump should be asked for at
-    once, since most of them decide on their layout.
+    A control area is believed if its segment leads back to it, or if two of three signs say that it
+    has a file object: type, name, and section object pointers that lead back. If these pointers
+    lead back, they tell the kind; otherwise the flags do. All control areas of a dump should be
+    read at once, since the majority decides on the layout.
     """
     places = _PLACES[kernel.word]
     contents, known = kernel.read_each(areas, max(max(place) for place in places) + kernel.word)
@@ -115,7 +115,7 @@ def read_control_areas(kernel: KernelMemory, areas: NDArray[np.uint64]) -> Contr
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """Control areas as one layout has them."""
+    """Control areas, read by a layout."""
 
     pointers: NDArray[np.uint64]
     objects: FileObjects

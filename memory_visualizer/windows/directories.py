@@ -1,8 +1,9 @@
-"""PAE's page directories that an altered entry hides, found by the processor's own four pointers.
+"""PAE page directories behind altered entries, found by the processor's own four pointers.
 
-Windows finds an address space's directories in the fourth one, whose first entries name all four
-of them. The processor finds them by four pointers, which lie elsewhere (SDM 4.4.1). So a flipped
-bit in one of these entries need not cost the process a gigabyte of addresses.
+The first entries of an address space's fourth directory name all four directories: Windows finds
+them there. The processor finds them by four pointers, which lie elsewhere (SDM 4.4.1). So the
+pointers help if a bit in one of these entries is flipped, which would cost the process a gigabyte
+of addresses.
 """
 
 import numpy as np
@@ -16,11 +17,11 @@ from memory_visualizer.windows.processsearch import TableBases, pointed_to
 def mended_directories(
     memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64], bases: TableBases
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The roots of PAE with the directories that only pointers name, and a remark on these.
+    """The PAE roots, with directories that only pointers name, and a remark on these.
 
-    `roots` are as for walk; `bases` are those of the process objects, and lead to three directories
-    of a root at least. A pointer is preferred to an entry if most bases of the address space lead
-    to it, and if the entry's frame has another place, too, or looks less like a directory.
+    `roots` are as for walk; `bases` come from process objects, and each leads to at least three
+    directories of a root. A pointer is preferred to an entry if most bases of the address space
+    agree on it, and if the entry's frame also has another place, or looks less like a directory.
     """
     known = np.array(bases.known, np.int64)
     if paging.architecture is not PAE or not len(known):
@@ -34,7 +35,7 @@ def mended_directories(
     space, column, frame = claims[most].T
     named = roots[space, column]
     frames, count = np.unique(roots, return_counts=True)
-    # A directory belongs to one address space, and to one place there.
+    # A directory belongs to a single address space, and has a single place there.
     free = np.isin(named, frames[count > 1]).astype(np.int64) - np.isin(frame, frames)
     better = _likeness(memory, paging, frame) - _likeness(memory, paging, named)
     chosen = (free > 0) | (free == 0) & (better > 0)
@@ -52,10 +53,11 @@ def mended_directories(
 def _likeness(
     memory: PhysicalMemory, paging: Paging, frames: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """How much each page resembles a directory: its entries that lead to tables, less the others.
+    """The score of each page as a directory: its entries that lead to tables, less the others.
 
-    A table of the last level has the form of a directory, but it leads to any pages. An empty page
-    gets 0, and a page that is not held or does not have this form gets less than that.
+    A table of the last level has the form of a directory, but its entries lead to pages of any
+    kind. The score is 0 for an empty page, and negative for a page that is not held or has another
+    form.
     """
     likeness = np.full(len(frames), -paging.entries, np.int64)
     held = np.flatnonzero(is_held(memory, frames))

@@ -1,7 +1,7 @@
 """File objects (`_FILE_OBJECT`): the names of files, their devices, and their control areas.
 
-The members that are read here stand at the same place in every version with pointers of one size,
-by Volatility 2's profiles and symbols of later kernels.
+For each size of pointers, the members that are read here have the same offsets in every version, by
+Volatility 2's profiles and symbols of later kernels.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from memory_visualizer.windows.kernelmemory import KernelMemory
 _FILE, _DEVICE = 5, 3
 """Types of objects (IO_TYPE_FILE, IO_TYPE_DEVICE)."""
 _SHORT = 512
-"""Bytes of names that are read together; the few longer ones are read one by one."""
+"""Bytes of names that are read together; the few longer names are read singly."""
 _ROOT = "\\Device\\"
 """The folder of the object manager in which drivers name their devices."""
 
@@ -30,7 +30,7 @@ class _Layout:
     delete_pending: int
     name: int
     size: int
-    """So many bytes are read."""
+    """Bytes of a file object that are read."""
     header: int
     """Bytes of an object's header, in front of the object."""
     name_info: int
@@ -46,7 +46,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True, eq=False)
 class FileObjects:
-    """What stands at some addresses, a row for each."""
+    """The objects at some addresses, a row for each."""
 
     kernel: KernelMemory
     is_typed: NDArray[np.bool_]
@@ -57,14 +57,14 @@ class FileObjects:
     """The control area of the file as a program; 0 if there is none."""
     device: NDArray[np.uint64]
     is_deleted: NDArray[np.bool_]
-    """Whether the file is deleted as soon as nobody has it open."""
+    """Whether the file is deleted when the last handle is closed."""
     length: NDArray[np.int64]
-    """Bytes of the name; 0 for a name that makes no sense, or is not in memory."""
+    """Bytes of the name; 0 for a name that is not plausible, or not in memory."""
     buffer: NDArray[np.uint64]
     """The address of the name."""
 
     def only(self, chosen: NDArray[np.bool_]) -> "FileObjects":
-        """The same with no name, no device and no mark in the other rows."""
+        """The same, with names, devices and marks removed from the other rows."""
         return replace(
             self,
             device=np.where(chosen, self.device, np.uint64(0)),
@@ -89,7 +89,7 @@ class FileObjects:
         return found
 
     def beginnings(self, rows: NDArray[np.intp], letters: int) -> list[str]:
-        """At most so many letters of some names."""
+        """The first `letters` letters of some names."""
         raw = self.kernel.read_partly(self.buffer[rows], 2 * letters)
         length = np.minimum(self.length[rows], 2 * letters).tolist()
         return [_text(raw[row, :size]) for row, size in enumerate(length)]
@@ -104,7 +104,7 @@ class FileObjects:
 
 
 def read_file_objects(kernel: KernelMemory, addresses: NDArray[np.uint64]) -> FileObjects:
-    """Read what stands at some addresses; 0 stands for none."""
+    """Read the objects at some addresses; address 0 stands for no object."""
     layout, word = _LAYOUTS[kernel.word], kernel.word
     contents, _ = kernel.read_each(addresses, layout.size)
 
@@ -132,9 +132,9 @@ def read_file_objects(kernel: KernelMemory, addresses: NDArray[np.uint64]) -> Fi
 
 
 def _device(kernel: KernelMemory, address: int) -> str:
-    """The name of a device, which stands in front of its object's header; empty if unknown.
+    """The name of a device; empty if unknown.
 
-    Between the name and the header there may be a record of the object's creator.
+    It lies in front of the object's header; a record of the object's creator may come between.
     """
     layout, word = _LAYOUTS[kernel.word], kernel.word
     if kernel.number(address, 2) != _DEVICE:
@@ -153,6 +153,6 @@ def _device(kernel: KernelMemory, address: int) -> str:
 
 
 def _text(raw: NDArray[np.uint8]) -> str:
-    """A text; empty if a part of it is not in memory."""
+    """Decode a text; empty if a part of it is not in memory."""
     text = raw.tobytes().decode("utf-16-le", "replace")
     return "" if "\0" in text else text

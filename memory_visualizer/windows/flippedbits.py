@@ -1,8 +1,8 @@
 """Entries of top-level page tables with flipped bits, found by comparison with all other tables.
 
-All address spaces share the kernel's entries. If one table's entry differs from that of nearly all
-others in a bit or two, it leads to a page that is not a table of the kernel, and whose entries
-would be painted as the kernel's.
+All address spaces share the kernel's entries. An entry that differs by a bit or two from the same
+entry of nearly all other tables leads to a page that is not a table of the kernel: the entries of
+this page would be painted as the kernel's.
 """
 
 from collections import defaultdict
@@ -26,8 +26,8 @@ from memory_visualizer.windows.toplevels import most_common
 _FLIPPED_BITS = 2
 """How many bits may differ; an entry that differs by more was changed on purpose."""
 _ODD_SHARE = 10
-"""One in so many tables may have an entry that differs from all others, and one table in any
-case."""
+"""At most one in this many tables, but at least one table, may differ in an entry from all
+others."""
 _FEWEST = 4
 _TABLES_AT_ONCE = 1 << 10
 """Tables that are compared with one another."""
@@ -47,7 +47,7 @@ class MendedEntries:
         """Index and value of the mended entries, by the frames of their tables."""
         held = np.flatnonzero(is_held(memory, roots[:, -1]))
         rows = held[np.unique(roots[held, -1], return_index=True)[1]]
-        # Every batch takes tables from all over the memory, so that none is small or peculiar.
+        # Every batch takes tables from all over the memory, so that no batch is small or peculiar.
         batches = -(-len(rows) // _TABLES_AT_ONCE)
         for first in range(batches):
             self._compare(paging, roots[rows[first::batches]])
@@ -68,7 +68,7 @@ class MendedEntries:
         common, count = most_common(entries ^ own)
         fewest = len(frames) - max(1, len(frames) // _ODD_SHARE)
         bits = np.bitwise_count(entries ^ own ^ common)
-        # Which directories PAE's entries must name is known, whatever stands there.
+        # The right values of the entries that name PAE's directories are known.
         is_known = (own != 0) & (paging.top_frames > 1)
         odd = (bits > 0) & (is_known | (bits <= _FLIPPED_BITS)) & (count >= fewest)
         odd &= common & np.uint64(PRESENT) != 0

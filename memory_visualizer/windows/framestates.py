@@ -134,12 +134,12 @@ class _Columns:
 
 @dataclass(frozen=True, eq=False)
 class _Noted:
-    """Frames of a piece to which more than their records belongs."""
+    """Frames of a piece that need facts from outside their records."""
 
     private: NDArray[np.int64]
     """Frames on a list that belonged to a process."""
     frame: NDArray[np.int64]
-    """Frames with a part of a file; so for the next two columns."""
+    """Frames with a part of a file; the next two columns are about the same frames."""
     original: NDArray[np.uint64]
     """OriginalPte."""
     entry: NDArray[np.uint64]
@@ -314,7 +314,7 @@ class _Reader:
         return uses
 
     def _uses_of_parts(self) -> NDArray[np.uint8] | None:
-        """The PageUse in each part of the kernel's addresses, where the kernel itself tells it."""
+        """The PageUse of each part of the kernel's addresses, if the kernel itself tells it."""
         snapshot, database = self._snapshot, self._database
         size = snapshot.dump.frame_count * database.layout.size
         objects = np.array([one.object_address for one in snapshot.processes], np.uint64)

@@ -1,4 +1,4 @@
-"""The files, regions and modules of a Windows dump, when somebody asks for them."""
+"""The files, regions and modules of a Windows dump, read on demand."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class WindowsInventory(Inventory):
-    """Keeps a snapshot, from which the kernel's memory is read when it is needed.
+    """Keeps a snapshot, and reads the kernel's memory through it on demand.
 
-    The modules that read it are imported then, too, since most runs do not ask.
+    The modules that read are also imported on demand, since most runs do not need them.
     """
 
     def __init__(self, snapshot: Snapshot, tops: NDArray[np.int64]) -> None:
@@ -52,7 +52,7 @@ class WindowsInventory(Inventory):
 
     @cached_property
     def self_map(self) -> "SelfMap | None":
-        """The window through which Windows sees its page tables; None where no table shows it."""
+        """The window through which Windows sees its page tables; None if no table shows it."""
         from memory_visualizer.windows.selfmap import SelfMap
 
         paging = self._snapshot.paging
@@ -99,7 +99,7 @@ class WindowsInventory(Inventory):
         return found.regions
 
     def _index(self, process: Process) -> int:
-        """The index of a process; ValueError if it is none of the snapshot's."""
+        """The index of a process; ValueError if it is not of this snapshot."""
         processes = self._snapshot.processes
         same = (index for index, other in enumerate(processes) if other is process)
         index = next(same, None)
@@ -107,7 +107,7 @@ class WindowsInventory(Inventory):
 
     @cached_property
     def _regions(self) -> "list[Found] | None":
-        """The regions of each process, by its index; None where their form is not found."""
+        """The regions of each process, by its index; None if their form is not found."""
         from memory_visualizer.windows.regions import Surroundings, read_regions
 
         snapshot, self_map = self._snapshot, self.self_map

@@ -15,15 +15,15 @@ from memory_visualizer.windows.selfmap import SelfMap
 
 _FRAMES_AT_ONCE = 512
 _ROUNDS = 16
-"""How many images are followed that lie directly behind one another."""
+"""The most images in a row, each directly behind the last, that are followed."""
 _DOS, _PE = 0x5A4D, 0x4550
 _MAGIC = {4: 0x10B, 8: 0x20B}
 """Magic of the optional header, by the bytes of a pointer (PE format, "Optional header")."""
 LARGEST_IMAGE = 1 << 28
 _LACKING_SHARE = 16
-"""Where the processor knows the right to execute, more than one mapping in so many lacks it."""
+"""If the processor uses the no-execute bit, more than one mapping in this many has it."""
 _MOST_INSIDE = 3
-"""So many headers of other images may lie within an image."""
+"""The most headers of other images that may lie within an image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,10 @@ class Images:
 
     @property
     def _ends(self) -> NDArray[np.uint64]:
-        """The end of each image, as far as it is believed.
+        """The believed end of each image.
 
-        An image goes on behind a few others, which may be false headers in its data. If there are
-        many, its size is false, and it ends where the first of them begins.
+        An image may contain a few others, which are false headers in its data. If it contains many,
+        its size is false, and it ends where the first of them begins.
         """
         row = np.arange(len(self.start))
         inside = np.searchsorted(self.start, self.end) - row - 1
@@ -55,7 +55,7 @@ class Images:
         return np.where(inside > _MOST_INSIDE, np.minimum(following, self.end), self.end)
 
     def sizes(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The bytes of the image that begins at each address; 0 where none begins."""
+        """The bytes of the image that begins at each address; 0 if no image begins there."""
         if not len(self.start):
             return np.zeros(len(addresses), np.int64)
         row = np.minimum(np.searchsorted(self.start, addresses), len(self.start) - 1)
@@ -63,9 +63,9 @@ class Images:
         return np.where(self.start[row] == addresses, sizes, 0)
 
     def with_ranges(self, ranges: Sequence[tuple[int, int]]) -> "Images":
-        """The same with these stretches of addresses, which do not overlap one another.
+        """The same, with these ranges of addresses added, which do not overlap one another.
 
-        An image that overlaps one of them is left out: it is the same image, or none.
+        An image that overlaps such a range is left out: it is the same image, or a false one.
         """
         if not ranges:
             return self
@@ -81,7 +81,7 @@ class Images:
 def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images:
     """Find images at the beginning of mapped stretches, and directly behind other images.
 
-    Drivers are loaded page-aligned, and drop a part of themselves after their start, so nearly
+    Drivers are loaded page-aligned, and free their initialisation code after the start, so nearly
     every image begins a stretch.
     """
     rows = kernel.mappings
@@ -113,11 +113,10 @@ def kernel_images(dump: Dump, kernel: KernelMemory, self_map: SelfMap) -> Images
 def unlisted_images(
     kernel: KernelMemory, images: Images, listed: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int, NDArray[np.int64]]]:
-    """Images that overlap no listed stretch, and may be executed: start, end, and frames.
+    """Executable images that overlap no listed image: start, end, and frames.
 
-    None if the list has fewer images than it lacks, since then the list is lost; and none where
-    the processor does not know the right to execute, since files that the cache has mapped begin
-    in the same way.
+    Empty if the list lacks more images than it has, since such a list is lost; also if the
+    processor does not use the no-execute bit, since files that the cache has mapped look the same.
     """
     more = np.array(sorted(listed), np.uint64).reshape(-1, 2)
     before = np.searchsorted(more[:, 0], images.end, "left")
@@ -143,7 +142,7 @@ def data_pages(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Frames and addresses of writable pages in images, in the order of their addresses.
 
-    Between stretches of addresses stands the frame -1. Only as many are looked at as kernels have.
+    Frame -1 separates stretches of addresses. The budget limits the number of pages.
     """
     rows = kernel.mappings
     chosen = images.hold(rows.virtual) & (rows.access & MAY_WRITE != 0)
@@ -172,9 +171,9 @@ def _headers(
 def image_sizes(
     dump: Dump, kernel: KernelMemory, addresses: NDArray[np.uint64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The size of the image that begins at each address of a page, 0 for none.
+    """The size of the image that begins at each page-aligned address; 0 without an image.
 
-    The second array tells at which addresses the dump holds a page.
+    The second array tells whether the dump holds the page.
     """
     sizes = np.zeros(len(addresses), np.int64)
     frames = kernel.frames(addresses)

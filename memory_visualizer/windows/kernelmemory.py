@@ -29,7 +29,7 @@ class KernelMemory(VirtualMemory):
         super().__init__(memory)
         self.mappings = mappings.take(order)
         self._frame_of: dict[int, int] = {}
-        """Frames by the pages of virtual memory that were asked for one by one."""
+        """Cache of frames by pages of virtual memory, for single requests."""
 
     def all_frames(self) -> NDArray[np.int64]:
         """All frames that the kernel maps, each once."""

@@ -1,9 +1,9 @@
 """The kernel's drivers by its list of loaded modules (PsLoadedModuleList), found without symbols.
 
 The list's head lies in the writable part of an image. Its entries (KLDR_DATA_TABLE_ENTRY, ntldr.h)
-name the begin and the size of an image, and two texts. The entries themselves vote on the place of
-each member, and an entry is held against the header of its image. Where the list is broken, the
-other entries are searched for in all of the kernel's memory.
+hold the base and the size of an image, and two texts. The entries themselves vote on the offset of
+each member, and each entry is compared with the header of its image. If the list is broken, all of
+the kernel's memory is searched for further entries.
 """
 
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.ranges import Ranges
 
 _WORDS = 16
-"""So many words of an entry are looked at."""
+"""Words of an entry that are examined."""
 _VOTERS = 256
 _FRAMES_AT_ONCE = 512
 _LONGEST_NAME = 1 << 10
 """Bytes of a path; the paths of drivers have some hundred."""
 _MOST_LISTS = 64
-"""Lists whose first entry names an image."""
+"""The most lists, with a first entry that names an image, that are tried."""
 
 
 @dataclass(frozen=True)
 class EntryForm:
-    """Where the members of an entry stand, in bytes from its links."""
+    """Offsets of the members of an entry, in bytes from its links."""
 
     base: int
     size: int
@@ -121,7 +121,7 @@ class _Finder:
         def likely_heads(start: int) -> NDArray[np.uint64]:
             pages = self._dump.read_frames(frames[start : start + _FRAMES_AT_ONCE])
             words = pages.view(f"<u{word}")
-            # Few words are addresses of the kernel, and only of these the rest is asked.
+            # Few words are addresses of the kernel; only these need further tests.
             is_address = words >= words.dtype.type(lowest)
             is_address[:, -1] = False
             place = np.flatnonzero(is_address)
@@ -151,7 +151,7 @@ class _Finder:
         return kernel.words(kernel.read_partly(entries, _WORDS * kernel.word))
 
     def _name_image(self, entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which words of entries, behind the links, are the begin of an image."""
+        """Which words of entries, behind the links, hold the base of an image."""
         if not len(entries) or not len(self._images.start):
             return np.zeros((len(entries), _WORDS), bool)
         words = self._words(entries)
@@ -162,15 +162,15 @@ class _Finder:
         return named
 
     def _named_images(self, entries: NDArray[np.uint64]) -> int:
-        """How many images a list names at the same place of its entries."""
+        """The number of images that a list names at the same offset of its entries."""
         return int(np.count_nonzero(self._name_image(entries), axis=0).max(initial=0))
 
     # The form of the entries
 
     def _form(self, entries: NDArray[np.uint64]) -> EntryForm:
-        """Where the members stand, by the votes of entries; as in all known versions without any.
+        """The offsets of the members, by the votes of entries; the usual offsets without votes.
 
-        These are words 6, 8, 9 and 11 (Volatility 2's profiles and later symbol files).
+        All known versions have words 6, 8, 9 and 11 (Volatility 2's profiles and later symbols).
         """
         word = self._kernel.word
         entries = entries[:: -(-len(entries) // _VOTERS) or 1]
@@ -190,7 +190,7 @@ class _Finder:
             for place in range(2 * word, (_WORDS - 1) * word, word)
             if 4 * np.count_nonzero(self._are_texts(raw, place)) > len(entries)
         ]
-        # Texts may be paged out: then they are taken to stand where all known versions have them.
+        # Texts may be paged out: then the usual offsets are used.
         path, name = texts[:2] if len(texts) > 1 else (base + 3 * word, base + 5 * word)
         return EntryForm(base, size, path, name)
 
@@ -209,7 +209,7 @@ class _Finder:
     # Entries beside the list
 
     def _scattered(self, form: EntryForm, known: set[int]) -> list[int]:
-        """Entries that the list does not lead to: they name an image and its size, and a text."""
+        """Entries outside of the list: they name an image, its size, and a text."""
         kernel, dump, word = self._kernel, self._dump, self._kernel.word
         starts = self._images.start
         if not len(starts):
@@ -252,10 +252,10 @@ class _Finder:
     # The modules
 
     def _modules(self, form: EntryForm, entries: NDArray[np.uint64]) -> tuple[list[Module], int]:
-        """The modules that entries tell of, and how many are doubtful.
+        """The modules of entries, and the number of doubtful ones.
 
-        An image's header decides on its size; without one, the entry does. An entry that the header
-        contradicts keeps its addresses only if no other module has them.
+        An image's header decides on its size; without a header, the entry does. An entry that
+        contradicts the header keeps its addresses only if no other module has them.
         """
         kernel = self._kernel
         if not len(entries):
@@ -274,7 +274,7 @@ class _Finder:
         agrees &= np.isin(np.arange(len(entries)), [*ranges])
         modules: list[Module] = []
         doubtful = 0
-        left = self._dump.frame_count  # as many pages as there are can be of modules
+        left = self._dump.frame_count  # modules cannot have more pages than the machine
         for row, entry in enumerate(entries.tolist()):
             name = names[row] or paths[row].rpartition("\\")[2]
             if not name and row not in ranges:
@@ -294,7 +294,7 @@ class _Finder:
         return modules, doubtful
 
     def _texts(self, place: int, entries: NDArray[np.uint64]) -> list[str]:
-        """The counted text of each entry; empty where there is none."""
+        """The counted text of each entry; empty if there is none."""
         texts = [""] * len(entries)
         kernel = self._kernel
         raw = kernel.read_partly(entries, _WORDS * kernel.word)
@@ -308,7 +308,7 @@ class _Finder:
         return texts
 
     def _frames(self, ranges: Sequence[tuple[int, int]], left: int) -> tuple[tuple[int, ...], int]:
-        """The frames behind some addresses that the dump holds; and how many more may follow."""
+        """The held frames behind some addresses; and the number of pages that may still follow."""
         frames: list[int] = []
         for start, end in ranges:
             pages = (end - start) // PAGE_SIZE

@@ -4,14 +4,14 @@ from bisect import bisect_right
 
 
 class Ranges:
-    """Stretches of addresses, each from its first address to the one behind its last."""
+    """Stretches of addresses, each from its first address to its end (not included)."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
     def add(self, start: int, end: int) -> bool:
-        """Add a stretch, and tell whether it was added: not if it overlaps another one."""
+        """Add a stretch unless it overlaps another; returns whether it was added."""
         at = bisect_right(self._starts, start)
         before = at > 0 and self._ends[at - 1] > start
         behind = at < len(self._starts) and self._starts[at] < end

@@ -1,9 +1,10 @@
-"""Names of regions: heaps and stacks, by what each process keeps in its own memory.
+"""Names of regions: heaps and stacks, by structures in each process's own memory.
 
-The block of a thread (TEB) holds its own address, that of the process's block (PEB), and the bounds
-of the thread's stack. The process's block lists the heaps, and each segment of a heap has a mark
-and the heap's address. So they prove one another, and the regions prove them. Places are those of
-Volatility 2's profiles and of symbols of later kernels: they depend on the size of pointers only.
+The block of a thread (TEB) holds its own address, the address of the process's block (PEB), and the
+bounds of the thread's stack. The process's block lists the heaps, and each segment of a heap has a
+mark and the heap's address. So these structures confirm one another, and the regions confirm them.
+Offsets come from Volatility 2's profiles and symbols of later kernels: they depend on the size of
+pointers only.
 """
 
 from dataclasses import dataclass
@@ -24,13 +25,13 @@ _NAMES = ("", HEAP, STACK)
 _HEAP_CODE, _STACK_CODE = 1, 2
 """Indices in _NAMES."""
 _MARKS = np.array([0xEEFFEEFF, 0xFFEEFFEE, 0xDDEEDDEE], np.uint64)
-"""At the begin of a heap, of a segment, and of a heap of the kind that Windows 10 added."""
+"""Marks at the beginning of a heap, of a segment, and of a segment heap (Windows 10)."""
 _MARK_WORD = 2
 _SMALL_PAGES, _COMMON_PAGES = 4, 512
-"""The block of a thread lies in a region of its own, of at most so many pages, or since Windows 8.1
-with others in a region of this size."""
+"""The most pages of a region that holds the block of a single thread; and the size of a region that
+holds several blocks since Windows 8.1."""
 _FEW_VOTES = 2
-"""So many threads outvote a process object on the place of the process's block."""
+"""The number of threads that outvotes a process object on the place of the process's block."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def region_names(
 ) -> list[str]:
     """The name of each node's region, empty for most.
 
-    `processes` and `objects` are index and process object of each tree, `mappings` those of user
-    mode, `pages` the pages of user mode's half.
+    `processes` and `objects` are index and process object of each tree, `mappings` the user-mode
+    mappings, `pages` the number of pages of user mode's half.
     """
     codes = np.zeros(len(trees.node), np.uint8)
     shift = (pages * PAGE_SIZE - 1).bit_length()
@@ -123,7 +124,7 @@ class _UserMemory(VirtualMemory):
         return frames
 
     def rows_in(self, start: NDArray[np.uint64], end: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which of `starts`, the pages that are in memory, lie in some stretches of addresses."""
+        """Which of the present pages (`starts`) lie in some ranges of addresses."""
         low, high = np.searchsorted(self.starts, start), np.searchsorted(self.starts, end)
         inside = np.zeros(len(self.starts), bool)
         some = high > low
@@ -163,13 +164,13 @@ class _Regions:
 
 @dataclass(frozen=True, eq=False)
 class _Threads:
-    """Pages that may be blocks of threads, in columns. Addresses are a process's own."""
+    """Pages that may be blocks of threads, in columns. Addresses are without process numbers."""
 
     process: NDArray[np.int64]
     own: NDArray[np.bool_]
     """Whether the page holds its own address."""
     block: NDArray[np.uint64]
-    """What it gives as the process's block."""
+    """The address of the process's block, by this page."""
     base: NDArray[np.uint64]
     limit: NDArray[np.uint64]
 
@@ -212,7 +213,7 @@ class _Namer:
         return aligned
 
     def _threads(self) -> _Threads:
-        """All pages that may be blocks of threads: by their regions, or as they lie in none."""
+        """All pages that may be blocks of threads: by their regions, or outside of all regions."""
         regions, places, word = self._regions, self._places, self._memory.word
         size = (regions.end - regions.start) // np.uint64(PAGE_SIZE)
         likely = regions.is_private & ((size <= _SMALL_PAGES) | (size == _COMMON_PAGES))
@@ -231,9 +232,9 @@ class _Namer:
     def _blocks(self, threads: _Threads) -> NDArray[np.uint64]:
         """The address of each process's block, 0 if unknown.
 
-        The process's object tells it, at the place on which most processes agree with their
-        threads; several threads that agree with one another outvote it. Of the block that is not
-        of the kernel's width only threads tell.
+        The process object tells it, at the offset where most process objects agree with their
+        threads; several threads that agree with one another outvote the object. Only threads tell
+        the block of a process whose pointers are narrower than the kernel's.
         """
         told, votes = self._blocks_by_threads(threads)
         if self._memory.word != self._kernel.word:
@@ -249,13 +250,13 @@ class _Namer:
         return np.where(chosen == 0, told, chosen)
 
     def _blocks_by_threads(self, threads: _Threads) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """What most threads of each process say, 0 if there are none; and how many say so."""
+        """The block by most threads of each process, 0 without threads; and their number."""
         told = np.zeros(len(self._objects), np.uint64)
         votes = np.zeros(len(self._objects), np.int64)
         chosen = threads.own & self._is_block(threads.block)
         pairs = self._of(threads.process[chosen], threads.block[chosen])
         some, count = np.unique(pairs, return_counts=True)
-        order = np.argsort(count, kind="stable")  # of a process, the last that is written counts
+        order = np.argsort(count, kind="stable")  # the last write for a process counts
         process = (some[order] >> self._memory.shift).astype(np.int64)
         told[process], votes[process] = some[order] & self._mask, count[order]
         return told, votes
@@ -263,8 +264,8 @@ class _Namer:
     def _stacks(self, threads: _Threads, blocks: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The rows of stacks.
 
-        A stack is believed if it ends with a private region, and one of two signs of its thread's
-        block is right: its own address, and that of the process's block.
+        A stack is believed if it ends with a private region, and at least one of two addresses in
+        its thread's block is right: that of the block itself, and that of the process's block.
         """
         is_proven = threads.own | (
             self._is_block(threads.block) & (threads.block == blocks[threads.process])
@@ -281,8 +282,8 @@ class _Namer:
     def _heaps(self, blocks: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The rows of heaps, and of their further segments.
 
-        A heap is believed if a list names the begin of a private region, or if this begin has a
-        mark and its own address; a segment if it has a mark and the address of a heap that is
+        A heap is believed if it begins a private region, and a list names it, or it has a mark and
+        its own address. A segment is believed if it has a mark and the address of a heap that is
         listed or believed.
         """
         regions, memory = self._regions, self._memory
@@ -317,7 +318,7 @@ class _Namer:
 
 
 def _numbers(count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The number of each thing among those of its owner, from 0 on; owners follow one another."""
+    """The numbers from 0 to each owner's count less one, owner by owner."""
     numbers: NDArray[np.int64] = np.arange(int(count.sum())) - np.repeat(
         np.cumsum(count) - count, count
     )

@@ -1,6 +1,6 @@
 """The regions of processes, by their virtual address descriptors (VADs), and the files behind them.
 
-The regions of all processes are read at once, since most processes decide on their form.
+The regions of all processes are read at once, since the majority decides on their form.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from memory_visualizer.windows.vadtrees import TreeForm, Trees, find_root, read_
 
 _SAMPLED_TREES = 32
 _SAMPLED_NODES = 1 << 12
-"""An even sample of the trees, and of their nodes, decides on the form of members."""
+"""The sizes of the even samples of trees, and of nodes, that decide on the form of members."""
 _LACKING_SHARE = 16
-"""Where the processor knows the right to execute, more than one region in so many lacks it."""
+"""If the processor uses the no-execute bit, more than one region in this many is not executable."""
 _SHARED_DATA = 0x7FFE0
 """The page at which every process sees KUSER_SHARED_DATA, in every version."""
 
@@ -39,7 +39,7 @@ class Found:
     """The regions of a process, and counts of lost and doubtful regions."""
 
     regions: tuple[Region, ...] | None
-    """None if the process object does not tell where they are."""
+    """None if the process object does not lead to them."""
     lost: int
     """Links that lead to no node of the tree."""
     doubtful: int
@@ -48,16 +48,16 @@ class Found:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Facts on a dump beside its kernel's memory."""
+    """Facts on a dump, in addition to its kernel's memory."""
 
     mappings: Mappings
-    """Those of user mode, by process."""
+    """Mappings of user mode, by process."""
     entry_bytes: int
-    """Of a page table's entries."""
+    """Bytes of a page-table entry."""
     lowest: int
     """First address of the kernel's half."""
     pages: int
-    """Pages of the other half."""
+    """The number of pages of user mode's half."""
     build: int
     """The system's build number; 0 if unknown."""
 
@@ -113,8 +113,8 @@ def _rights(
 ) -> NDArray[np.uint8]:
     """The rights of any page in each region, as MAY_ bits; 0 where there is no page.
 
-    Without the right to execute where nearly no region lacks it, as the processor does not know it
-    then.
+    If nearly all regions are executable, the processor does not use the no-execute bit: the right
+    to execute is then left out.
     """
     rights = np.zeros(len(rows), np.uint8)
     for tree in np.unique(trees.tree[rows]).tolist():
@@ -125,7 +125,7 @@ def _rights(
         first = np.searchsorted(pages, trees.start[rows[mine]], "left")
         last = np.searchsorted(pages, trees.end[rows[mine]], "right")
         some = first < last
-        # Between the begins that are asked for stand their ends, whose results do not count.
+        # Ends of regions lie between the beginnings; the results for ends are dropped.
         edges = np.stack((first[some], last[some]), axis=1).ravel()
         access = np.append(own.access, np.uint8(0))
         if len(edges):
@@ -134,7 +134,7 @@ def _rights(
 
 
 def _without_ignored(rights: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The rights without that to execute, where too few regions with pages lack it."""
+    """The rights, without the right to execute if too few regions with pages lack it."""
     lack_it = np.count_nonzero((rights > 0) & (rights & MAY_EXECUTE == 0))
     if lack_it * _LACKING_SHARE <= np.count_nonzero(rights):
         return rights & np.uint8(0xFF ^ MAY_EXECUTE)
@@ -157,7 +157,7 @@ def _regions(
 def _files(
     kernel: KernelMemory, details: Details, entry_bytes: int
 ) -> tuple[list[FileObject | None], list[int | None]]:
-    """The file behind each node, _LOST if it cannot be told; and where in it the view begins."""
+    """The file behind each node, _LOST if unknown; and the offset of the view in the file."""
     areas, row = np.unique(details.area, return_inverse=True)
     sections = read_control_areas(kernel, areas)
     named = sections.files(kernel.memory.budget)
@@ -196,7 +196,7 @@ def _region(
         offset=offset if file else 0,
         is_deleted=bool(file and file.is_deleted),
         kind=KINDS[int(details.kind[row])],
-        # Of regions for which nothing is charged some versions say the largest number.
+        # Some versions have the largest number for regions without a charge.
         commit=commit if commit <= (end - start) // PAGE_SIZE else None,
     )
 

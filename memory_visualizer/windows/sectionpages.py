@@ -25,7 +25,7 @@ _METAFILE = re.compile(
     re.IGNORECASE,
 )
 """Names of NTFS' own files, and of the streams through which it reads directories and attributes.
-Other names may begin so, too, such as that of the recycle bin."""
+They are compared as a whole, since names such as ``$Recycle.Bin`` begin in the same way."""
 _USES = {SectionKind.DATA: PageUse.MAPPED_FILE, SectionKind.IMAGE: PageUse.IMAGE}
 
 
@@ -44,7 +44,7 @@ def uses_of_areas(areas: ControlAreas) -> NDArray[np.uint8]:
 def file_pages(
     budget: Budget, kernel: KernelMemory, pages: SectionPages
 ) -> tuple[FilePages, tuple[str, ...]]:
-    """The files of these pages by their paths; and sentences on what is unknown of them."""
+    """The files of these pages by their paths; and sentences on missing data."""
     areas, row = np.unique(pages.area, return_inverse=True)
     size = np.full(len(areas), -1)
     np.maximum.at(size, row, pages.size)

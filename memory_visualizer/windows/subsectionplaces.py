@@ -1,8 +1,8 @@
 """The address of the subsection that a page's OriginalPte names (`_MMPTE_SUBSECTION`).
 
-With entries of 8 bytes the address stands in it. With entries of 4 bytes it does since Vista; until
-then there is only its distance from one of two places in the nonpaged pool, which no structure
-tells. These places are found by the subsections: each holds the address of its prototype entries.
+Entries of 8 bytes hold the address, and so do entries of 4 bytes since Vista. Until then, entries
+of 4 bytes only hold the distance from one of two places in the nonpaged pool, which no structure
+names. The subsections tell these places: each holds the address of its prototype entries.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ _SAMPLED_FRAMES = 1 << 13
 """An even sample of the kernel's frames, which is searched for subsections: dozens have some."""
 _FRAMES_AT_ONCE = 512
 _WITNESSES_OF_PAGE = 256
-"""So many words of a page may be witnesses; a page has room for 128 subsections."""
+"""The most witnesses in a page, which has room for 128 subsections."""
 _SAMPLED_NAMES = 1 << 10
-"""An even sample of subsections, which tell whether their addresses are right."""
+"""The size of the even sample of subsections by which their addresses are checked."""
 _TRIED_PLACES = 4
 """How many places are tried; the most frequent is nearly always the right one."""
 
@@ -50,8 +50,8 @@ def _by_distance(
 ) -> NDArray[np.uint64]:
     """The addresses by distances from two places (MiGetSubsectionAddress of XP and 2003, x86).
 
-    A subsection lies behind MmSubsectionBase, or before the end of the nonpaged pool, which the
-    highest bit tells.
+    The highest bit tells whether a subsection lies behind MmSubsectionBase, or before the end of
+    the nonpaged pool.
     """
     distance = (originals & np.uint64(0x7FFF_F800)) >> np.uint64(4)
     distance |= (originals << np.uint64(2)) & np.uint64(0x78)
@@ -68,7 +68,7 @@ def _by_distance(
 def _place(
     kernel: KernelMemory, ahead: NDArray[np.int64], entries: NDArray[np.uint64]
 ) -> int | None:
-    """The place from which subsections lie so far ahead; None if no place fits most of them.
+    """The place from which subsections have these distances; None if no place fits most of them.
 
     A word that holds the first entry of a subsection is a witness: it may be SubsectionBase.
     """

@@ -1,9 +1,9 @@
-"""Subsections, each of which describes a stretch of a file, and the pages that are in memory of it.
+"""Subsections: each describes a stretch of a file, and leads to the stretch's pages in memory.
 
 A page's OriginalPte names its subsection, and its PteAddress the prototype entry of the page. The
 subsection tells where its prototype entries begin, and where its stretch begins in the file. The
-offsets are those of Volatility 2's profiles and of symbols of later kernels; most subsections
-decide which of them count.
+offsets come from Volatility 2's profiles and symbols of later kernels; the majority of subsections
+decides which offsets apply.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from memory_visualizer.windows.sectionpages import uses_of_areas
 from memory_visualizer.windows.subsectionplaces import subsections_named
 
 _SECTOR = {SectionKind.IMAGE: 9, SectionKind.DATA: 12}
-"""Bits of a place within a sector: images are counted in 512 bytes, data in 4096."""
+"""Bits of an offset within a sector: sectors have 512 bytes for images, 4096 for data."""
 _LONGEST_CHAIN = 64
-"""Subsections of one file that are followed behind the last one of which a page is in memory."""
+"""The most subsections of a file that are followed behind the last with a page in memory."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Subsections:
     following: NDArray[np.uint64]
 
     def offsets(self, kinds: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first byte of each stretch in its file, and the end; -1 where the kind is unknown.
+        """The first byte of each stretch in its file, and the end; -1 if the kind is unknown.
 
-        Of images the upper part of StartingSector does not count.
+        The upper part of StartingSector does not apply to images.
         """
         shift = np.zeros(len(kinds), np.int64)
         for kind, bits in _SECTOR.items():
@@ -121,7 +121,7 @@ def pages_of_sections(
     """The stretches of files to which some frames belong, and the use of each stretch's pages.
 
     `originals` are the OriginalPte of each frame, `entries` its PteAddress.
-    A stretch, and a page within it, is judged by itself: what makes no sense is unknown.
+    Each stretch, and each page in it, is judged by itself: implausible values count as unknown.
     """
     named = subsections_named(kernel, entry_bytes, originals, entries)
     addresses, number = np.unique(named, return_inverse=True)
@@ -166,10 +166,10 @@ def offsets_in_files(
     entries: NDArray[np.uint64],
     kinds: NDArray[np.uint8],
 ) -> NDArray[np.int64]:
-    """The place in its file of the page that each prototype entry is for; -1 where unknown.
+    """The offset in its file of the page behind each prototype entry; -1 if unknown.
 
-    An entry belongs to the subsection in the same row, or to one that follows it; `kinds` are the
-    SectionKind of their control areas.
+    An entry belongs to the subsection in the same row, or to a later one of the same file; `kinds`
+    are the SectionKind of their control areas.
     """
     found = np.full(len(entries), -1)
     layout, _ = _decide(kernel, subsections, entry_bytes, entries, entries)
@@ -210,7 +210,7 @@ def _decide(
 ) -> tuple[_Layout | None, Subsections]:
     """The layout by which the pages of most subsections lie within their subsection.
 
-    None if those of at most a half do.
+    None if no layout fits more than half of them.
     """
     layouts: Sequence[_Layout] = _LAYOUTS[kernel.word]
     best, votes = layouts[0], -1
@@ -232,7 +232,7 @@ def _pages(
     entry_bytes: int,
     known: int,
 ) -> NDArray[np.int32]:
-    """The number of each page within its stretch; -1 where its entry lies outside.
+    """The number of each page within its stretch; -1 if its entry lies outside.
 
     The subsections behind the first `known` ones were not read.
     """
@@ -256,7 +256,7 @@ def _follow(
     areas: NDArray[np.uint64],
     size: NDArray[np.int64],
 ) -> None:
-    """Raise the sizes of files of data by the subsections of which no page is known.
+    """Raise the sizes of data files by subsections without a known page.
 
     `area` is the row of each subsection's control area in `areas`, and `size` has those of known
     subsections.

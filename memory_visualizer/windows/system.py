@@ -95,9 +95,9 @@ def _read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords |
 
 
 def _top_frames(processes: Sequence[FoundProcess], found: TopLevels) -> NDArray[np.int64]:
-    """The frames of each process's top-level table, shape (n, frames); -1 where it has none.
+    """The frames of each process's top-level table, shape (n, frames); -1 without a table.
 
-    Of a table beyond the first one, by which user mode runs, too.
+    The second tables, by which user mode runs, follow.
     """
     width = found.paging.top_frames
     tops = np.full((len(processes), 2 * width), -1, np.int64)

@@ -1,10 +1,10 @@
-"""The purpose of each part of the kernel's addresses, by the kernel's own word of it.
+"""The purpose of each part of the kernel's addresses, as the kernel itself records it.
 
 Since build 15063 of 64-bit Windows 10 the kernel keeps one byte for each entry of the kernel's half
 of the top-level table (SystemVaType of _MI_VISIBLE_STATE, in the profiles of Volatility 2 and in
-symbols of later kernels). The array lies somewhere in the kernel's data. It is known by what it
-must say: the page frame database, the process objects and the prototype entries lie in parts whose
-bytes are known.
+symbols of later kernels). The array lies somewhere in the kernel's data. Its contents identify it:
+the bytes for the parts with the page frame database, the process objects and the prototype entries
+are known.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _HIGHEST_TYPE = 17
 _PAGES_AT_ONCE = 512
 _PLACES_AT_ONCE = 1 << 12
 _FEWEST_SIGNS = 2
-"""Of the three parts whose type is known, so many must have it in the array."""
+"""The number of parts, of the three with a known type, that must have this type in the array."""
 
 _USES = {
     1: PageUse.SESSION,
@@ -40,7 +40,7 @@ _USES = {
     11: PageUse.SESSION,
     12: PageUse.DRIVER_IMAGE,
 }
-"""By _MI_SYSTEM_VA_TYPE, as far as all builds have it alike; other types stand for KERNEL."""
+"""By _MI_SYSTEM_VA_TYPE, as far as all builds agree; other types stand for KERNEL."""
 _USES_BY_BUILD = (
     (
         range(16299, 17764),
@@ -62,7 +62,7 @@ def uses_of_parts(
     system: System | None,
     known: Mapping[str, NDArray[np.uint64]],
 ) -> NDArray[np.uint8] | None:
-    """The PageUse in each of the 256 parts of the kernel's addresses; None where it is not told.
+    """The PageUse in each of the 256 parts of the kernel's addresses; None if it is unknown.
 
     `known` are addresses of the ``database``, of process ``objects``, and of ``prototypes``.
     """
@@ -107,8 +107,9 @@ def _find(
 ) -> NDArray[np.uint8] | None:
     """The array in which most of these parts have these types; None if there is none.
 
-    Several arrays may have them: an old copy, or a planted one. Those count of which most is as
-    expected. Most of them decide on each part; a part on which they disagree has no type (0).
+    Several arrays may have them, such as old copies, or planted ones. The arrays with the most
+    expected types count, and their majority decides on each part; a part without a majority has no
+    type (0).
     """
     pages, _ = data_pages(dump, kernel, images)
     mapped = distinct(parts_of(kernel.mappings.virtual))
@@ -124,7 +125,7 @@ def _find(
         for at in range(0, min(len(places), limit), _PLACES_AT_ONCE):
             number = np.arange(at, min(at + _PLACES_AT_ONCE, len(places), limit))
             types = contents[places[number, None] + np.arange(_PARTS)]
-            # What is mapped has a type, but for the tables' own window and the like.
+            # Mapped parts have a type, except for the self-map and the like.
             told = np.count_nonzero(types[:, mapped], axis=1)
             sound = (types.max(axis=1) <= _HIGHEST_TYPE) & (4 * told >= 3 * len(mapped))
             found.append(_Arrays(number, signs[number], types).take(sound))
@@ -147,7 +148,7 @@ class _Arrays:
     number: NDArray[np.intp]
     """In the order of their places in a batch."""
     signs: NDArray[np.intp]
-    """How many expected types are in their places."""
+    """The number of expected types in their places."""
     types: NDArray[np.uint8]
     """Shape (n, _PARTS)."""
 
@@ -170,10 +171,10 @@ class _Arrays:
 def _places(
     contents: NDArray[np.uint8], expected: list[tuple[int, int]]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where an array may begin by at least two of the expected types, and by how many.
+    """Places where an array may begin, with the number of expected types (two at least).
 
-    Only places that have one of these types are looked at: they are rare. The array begins at a
-    multiple of 8 bytes, since it stands behind words of 8 bytes in every version.
+    Only places with one of these types are examined: they are rare. The array begins at a multiple
+    of 8 bytes, since words of 8 bytes precede it in every version.
     """
     words = contents.reshape(-1, _ALIGNED)
     likely = [
@@ -187,7 +188,7 @@ def _places(
 
 
 def _decided(arrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The type that more than a half of the arrays give each part; 0 where none is."""
+    """The type that more than half of the arrays give each part; 0 without a majority."""
     votes = np.stack(
         [np.count_nonzero(arrays == kind, axis=0) for kind in range(_HIGHEST_TYPE + 1)]
     )

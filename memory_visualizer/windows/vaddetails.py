@@ -1,9 +1,9 @@
-"""Members of a virtual address descriptor (VAD) beside its bounds: protection, kind, section.
+"""Further members of a virtual address descriptor (VAD): protection, kind, section.
 
-The places of these members differ between versions (_MMVAD_FLAGS in Volatility 2's profiles, in
-later symbol files, and in MemProcFS' mm_vad.c). Most VADs of a dump decide which known form fits:
-private VADs have no section and all others have a section, images are images by their control area,
-the tags of the pool blocks agree, and no page has a right that its region denies.
+The offsets of these members differ between versions (_MMVAD_FLAGS in Volatility 2's profiles, in
+later symbol files, and in MemProcFS' mm_vad.c). The majority of VADs decides which known form fits:
+private VADs have no section and all others have a section, the control areas of images agree, the
+tags of the pool blocks agree, and no page has a right that its region denies.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.vadtrees import TreeForm, tags_of
 
 _BYTES = 128
-"""Of a VAD that are read."""
+"""Bytes of a VAD that are read."""
 _BUILD_WEIGHT = 1 / 8
-"""The weight of the build number, beside 1 for each of the other witnesses."""
+"""The weight of the build number; other witnesses have weight 1."""
 
 _AREA_SIZES = {4: (48, 56), 8: (72,)}
-"""Bytes of control areas of Windows XP and 2003, by the bytes of a pointer."""
+"""Bytes of a control area in Windows XP and 2003, by the bytes of a pointer."""
 
 PROTECTIONS = ("---", "r--", "--x", "r-x", "rw-", "rc-", "rwx", "rcx")
 """By the lowest three bits of Protection (MM_READONLY and so on); `c` copies a page on writing."""
@@ -44,24 +44,24 @@ _XP_KINDS = ((19, 1), (20, 2), (21, 3), (23, 4), (29, 5))
 
 @dataclass(frozen=True)
 class DetailForm:
-    """Where members stand: bytes from a node's begin, and bits in the flags."""
+    """Offsets of members in bytes from a node's beginning, and bits in the flags."""
 
     flags: int
     flag_bytes: int
     kind: int | None
     """First bit of VadType; None for Windows XP's single bits."""
     protection: int
-    """First of five bits; so for the next one, of one bit."""
+    """First of the five bits of Protection; the next member has one bit."""
     private: int
     commit: int
-    """Where the number of charged pages stands."""
+    """Offset of the number of charged pages."""
     commit_bits: int
     section: int
-    """Of a pointer to the subsection, or to the control area."""
+    """Offset of the pointer to the subsection, or to the control area."""
     is_direct: bool = False
     """Whether that pointer leads to the control area itself."""
     commit_high: int | None = None
-    """Where bits 31 to 38 of the number of charged pages stand."""
+    """Offset of bits 31 to 38 of the number of charged pages."""
     builds: range = range(0)
     """The builds that are known to have this form."""
 
@@ -73,7 +73,7 @@ _LATER = (
     (4, 7, 21, range(20348, 28000)),
     (2, 5, 19, range(28000, 1 << 20)),
 )
-"""VadType, Protection and PrivateMemory since Windows 8.1, and the builds that have them so."""
+"""First bits of VadType, Protection and PrivateMemory since Windows 8.1, and their builds."""
 
 
 _MOVED = 28000
@@ -110,7 +110,7 @@ def detail_forms(word: int, tree: TreeForm) -> tuple[DetailForm, ...]:
 
 
 def _moved(word: int, builds: range) -> tuple[int, ...]:
-    """Where the subsection stands in the newest builds, behind two more numbers."""
+    """Offset of the subsection in the newest builds, which have two more numbers before it."""
     return (80,) if word == 8 and builds.start >= _MOVED else ()
 
 
@@ -128,7 +128,7 @@ class Details:
     commit: NDArray[np.int64]
     """Charged pages."""
     area: NDArray[np.uint64]
-    """The control area behind the node; 0 for none."""
+    """The control area of the node; 0 for none."""
     subsection: NDArray[np.uint64]
     """The subsection that the node names, or else the control area's first one; 0 for none."""
     prototype: NDArray[np.uint64]
@@ -204,8 +204,8 @@ def choose_form(
 ) -> DetailForm:
     """The form that most nodes agree with.
 
-    `rights` are the MAY_ bits of all pages in each region, and 0 where there is no page; `build`
-    is the system's build number, which counts little, and 0 if unknown.
+    `rights` are the MAY_ bits of all pages in each region, and 0 without pages; `build` is the
+    system's build number, which counts little, and 0 if unknown.
     """
     raw = kernel.read_partly(nodes, _BYTES)
     tags = tags_of(kernel, nodes)
@@ -242,7 +242,7 @@ _MAY = np.array(
 
 
 def _allow(protection: NDArray[np.uint8], rights: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which protections allow these rights; a protection without any allows no page at all."""
+    """Which protections allow these rights; a protection without rights allows no page at all."""
     kind = protection & 7
     allowed: NDArray[np.bool_] = (kind > 0) & (
         rights & ~_MAY[kind] & (MAY_WRITE | MAY_EXECUTE) == 0

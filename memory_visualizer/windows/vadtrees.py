@@ -2,8 +2,9 @@
 
 A node names its parent and two children, and the first and the last page of a region. Nodes below
 it on the left have lower addresses, nodes on the right higher addresses. So each edge of a tree
-proves itself. Most processes decide where in a process object the tree begins, and which form its
-nodes have. The known forms are from Volatility 2's profiles and from later symbol files.
+proves itself. The majority of processes decides on the offset of the tree's root in a process
+object, and on the form of nodes. The known forms come from Volatility 2's profiles and from later
+symbol files.
 """
 
 from dataclasses import dataclass
@@ -19,15 +20,15 @@ from memory_visualizer.windows.ranges import Ranges
 _VOTERS = 128
 """Processes that decide on the form of trees."""
 _BALANCE = np.uint64(3)
-"""Bits of the link to the parent that tell which side is deeper."""
+"""Bits of the link to the parent that hold the balance of the node."""
 _DEEPEST = 64
 """Levels of a tree that are read; a balanced tree of a million nodes has 28."""
 _TAG_BEFORE = {4: 4, 8: 12}
 """Distance from a pool block's tag to its contents, by the bytes of a pointer."""
 _NODE_WORDS = 6
 _SIGNS = 2
-"""So many of a node's three signs must be right: it leads back to its parent, it lies on its side
-of the parent, and its block of the pool has a VAD's tag."""
+"""The number of a node's three signs that must be right: it leads back to its parent, it lies on
+its side of the parent, and its pool block has a VAD's tag."""
 SHORT_TAGS = (b"VadS", b"VadF")
 """Tags of nodes without a section: of private memory."""
 _LONG_TAGS = (b"Vad ", b"Vadl", b"Vadm")
@@ -35,7 +36,7 @@ _LONG_TAGS = (b"Vad ", b"Vadl", b"Vadm")
 
 @dataclass(frozen=True)
 class TreeForm:
-    """Where links and bounds stand in a node, in bytes from its begin."""
+    """Offsets of links and bounds in a node, in bytes from its beginning."""
 
     parent: int
     left: int
@@ -45,7 +46,7 @@ class TreeForm:
     number: int
     """Bytes of a page's number."""
     high: int | None = None
-    """Where bits 32 to 39 of the first page's number stand; bits of the last page's follow."""
+    """Offset of bits 32 to 39 of the first page's number; those of the last page's follow."""
 
 
 def tree_forms(word: int) -> tuple[TreeForm, ...]:
@@ -97,21 +98,21 @@ def read_nodes(kernel: KernelMemory, form: TreeForm, addresses: NDArray[np.uint6
 
 @dataclass(frozen=True)
 class Root:
-    """Where trees begin, and the form of their nodes."""
+    """The place of the pointers to roots, and the form of nodes."""
 
     place: int
-    """Of the pointer to the root in a process object."""
+    """Offset of the pointer to the root in a process object."""
     form: TreeForm
     votes: int
-    """How many edges at the roots prove it."""
+    """The number of edges at the roots that prove it."""
 
 
 def find_root(
     kernel: KernelMemory, objects: NDArray[np.uint64], lowest: int, pages: int
 ) -> Root | None:
-    """Where trees begin in these process objects; None if no process proves any place.
+    """The place of roots in these process objects; None if no process proves any place.
 
-    `lowest` is the first address of the kernel's half, `pages` the number of pages of the other.
+    `lowest` is the first address of the kernel's half, `pages` the number of pages of user mode's.
     """
     word = kernel.word
     objects = objects[:: -(-len(objects) // _VOTERS) or 1]
@@ -128,7 +129,7 @@ def find_root(
         pairs = np.stack((column[proven].astype(np.uint64), pointers[proven]))
         _, some = np.unique(pairs, axis=1, return_index=True)
         proven = proven[some]
-        # Seen in another form, the node of a hint may pass for a root, but with one edge only.
+        # Read in a wrong form, a cached node (hint) may look like a root, but with a single edge.
         votes = np.bincount(column[proven], edges[proven], minlength=words.shape[1])
         if (most := int(votes.max())) > (best.votes if best else 0):
             best = Root(int(np.argmax(votes)) * word, form, most)
@@ -150,7 +151,7 @@ def _proven_edges(
     lowest: int,
     pages: int,
 ) -> NDArray[np.int64]:
-    """For each pointer from an object to the root of a tree, how many edges prove it; 0 for others.
+    """The number of edges that prove each pointer from an object to a root; 0 for other pointers.
 
     The parent of a root is 0, or a node within the process object (_MM_AVL_TABLE), which is not a
     region itself.
@@ -171,7 +172,7 @@ def _proven_edges(
 
 
 def _are_bounds(nodes: Nodes, pages: int) -> NDArray[np.bool_]:
-    """Which nodes tell of a region in user mode's half."""
+    """Which nodes describe a region in user mode's half."""
     sound: NDArray[np.bool_] = (nodes.start <= nodes.end) & (nodes.end < np.uint64(pages))
     return sound
 
@@ -199,11 +200,11 @@ class Trees:
     """Number of the first page, and of the last one."""
     end: NDArray[np.uint64]
     has_root: NDArray[np.bool_]
-    """For each process object whether the pointer to the root is readable."""
+    """By process object: whether the pointer to the root is readable."""
     lost: NDArray[np.int64]
-    """For each process object the links that lead to no node."""
+    """By process object: the number of links that lead to no node."""
     doubtful: NDArray[np.int64]
-    """For each process object the nodes that are not believed."""
+    """By process object: the number of nodes that are not believed."""
 
     def of(self, tree: int) -> slice:
         """The rows of one tree."""
@@ -368,7 +369,7 @@ class _Reader:
 
 
 def _keys(trees: NDArray[np.int64], nodes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Pairs as single numbers; two pairs with the same number cost no more than a node."""
+    """Pairs as single numbers; if two pairs collide, at most a node is lost."""
     keys: NDArray[np.uint64] = nodes * np.uint64(0x9E3779B97F4A7C15)
     keys += trees.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
     return keys
@@ -418,14 +419,14 @@ def read_trees(
 ) -> Trees:
     """The trees of all process objects; arguments as for find_root.
 
-    A node is believed if two of its three signs are right (_SIGNS). A damaged node costs itself,
-    and damaged links cost the nodes under them.
+    A node is believed if two of its three signs are right (_SIGNS). Damage to a node loses that
+    node, and damage to a link loses the nodes below it.
     """
     return _Reader(kernel, root, objects, lowest, pages).read()
 
 
 def tags_of(kernel: KernelMemory, nodes: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """By the pool tag of each node: 1 for one of private memory, 2 for others, 0 if it has none."""
+    """By the pool tag of each node: 1 for private memory, 2 for others, 0 without a VAD's tag."""
     raw = kernel.read_partly(nodes - np.uint64(_TAG_BEFORE[kernel.word]), 4)
     tags = raw.view("<u4")[:, 0]
     short, long = (

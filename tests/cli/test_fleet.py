@@ -126,7 +126,7 @@ def test_a_cluster_that_fails(
     [
         (["--scheduler", "tcp://there", "--workers", "2"], "--workers is for this machine"),
         (["--layout", "hilbert", "--width", "9"], "--width is for rows"),
-        (["--workers", "0"], "must be a whole number from 1 on"),
+        (["--workers", "0"], "must be a whole number above 0"),
     ],
 )
 def test_options_that_contradict(

@@ -141,7 +141,7 @@ def test_an_error_of_a_task_costs_its_dump(run: Run) -> None:
     ("end", "sentence"),
     [
         (ClusterError("a worker does not see the folder"), "a worker does not see the folder"),
-        (ModuleNotFoundError("No module named 'x'"), "do not have all that .* No module named 'x'"),
+        (ModuleNotFoundError("No module named 'x'"), "lack a package that .* No module named 'x'"),
         ("cancelled", "the scheduler at tcp://there went away: 2 dumps left; the same command"),
         ("lost", "the scheduler at tcp://there went away: 2 dumps left; the same command"),
     ],

@@ -323,7 +323,7 @@ def test_a_change_is_seen_at_the_end_of_a_scan(
         fsspec.filesystem("memory").pipe_file("/folder/x.raw", memory(64, 2))
 
     dump = open_dump(url)
-    with pytest.raises(BadInputError, match="changed while it was read: its created is another"):
+    with pytest.raises(BadInputError, match="changed while it was read: its created is different"):
         dump.scan([change])
 
 

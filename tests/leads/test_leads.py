@@ -356,7 +356,7 @@ def test_a_free_page_that_is_mapped(linux: tuple[LinuxTruth, bytes], tmp_path: P
     pointed(pages, entry_of(pages, process.dtb, virtual), free)
     [lead] = of_kind(opened(pages, tmp_path), "records disagree")
     assert lead.frames.tolist() == [free]
-    assert lead.reason.startswith("processes have mapped 1 page, free or the kernel's own")
+    assert lead.reason.startswith("processes have mapped 1 page, by the kernel's records free")
 
 
 def test_windows_records_that_disagree(contradicted: tuple[Path, int, int]) -> None:

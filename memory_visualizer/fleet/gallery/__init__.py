@@ -3,8 +3,8 @@
     write_gallery(Path("incident"))
 
 The file has its data in it and loads nothing but the thumbnails beside it, so it opens from disk.
-It is made of what lies in the run's folder, whoever put it there: the outcome of each dump, and of
-the datasets the names of processes, files and modules.
+It is made from the run's folder, whoever filled it: from the outcome of each dump, and the names of
+processes, files and modules in the datasets.
 """
 
 from pathlib import Path

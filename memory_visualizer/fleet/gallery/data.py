@@ -1,4 +1,4 @@
-"""What the index knows: the facts of each dump, and which names occur in which dumps."""
+"""The data of the index: the facts of each dump, and which names occur in which dumps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from memory_visualizer.fleet.outcome import Outcome, folder_of, outcomes_in
 from memory_visualizer.printable import printable
 
 MOST_NAMES = 100_000
-"""The most names of processes, of files and of modules that the index has, each."""
+"""The most names of each kind (processes, files, modules) in the index."""
 _ROWS_AT_ONCE = 1 << 14
 _UNLINKED = "unlinked"
 
@@ -20,14 +20,14 @@ class Names:
     """Names of one kind, and the dumps in which they occur."""
 
     names: list[str] = field(default_factory=list)
-    """Each name once; first those that occur in the fewest dumps, as these are what is looked for;
-    then by the alphabet."""
+    """Each name once: names in the fewest dumps first, since rare names are of most interest; names
+    in equally many dumps by the alphabet."""
     dumps: list[list[int]] = field(default_factory=list)
     """For each name, the numbers of the dumps, ascending."""
     unlinked: list[list[int]] = field(default_factory=list)
-    """For each name of a process, the dumps in which one of this name is unlinked; else empty."""
+    """For each process name, the dumps in which such a process is unlinked; empty for others."""
     left_out: int = 0
-    """How many names, those in most dumps, the index leaves out."""
+    """The number of names that the index leaves out: those in the most dumps."""
 
 
 def dumps_in(folder: Path) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def _rows(
 
 
 def _names(rows: Iterator[tuple[int, str | None, bool]]) -> Names:
-    """Gather names; those of which a dump has several count once."""
+    """Gather names; a name that a dump has several times counts once."""
     found: dict[str, tuple[dict[int, None], dict[int, None]]] = {}
     for number, name, is_unlinked in rows:
         if name:

@@ -1,4 +1,4 @@
-"""The index as one HTML file: what the page's script reads, packed."""
+"""The index as one HTML file, with the packed data for the page's script."""
 
 import html
 import json
@@ -45,9 +45,9 @@ def _colours(palette: Palette) -> dict[str, str]:
 
 
 def _grouped(found: Names) -> dict[str, Any]:
-    """Names with the number of their group; a group is of the dumps in which all its names occur.
+    """Names with the number of their group; all names of a group occur in the same dumps.
 
-    Many names, such as those of a system's own files, occur in the same dumps.
+    Groups save room: many names, such as those of a system's own files, occur in the same dumps.
     """
     groups: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     of_name = [

@@ -1,7 +1,7 @@
 // The workbench below the map: opening the dump, the bytes of the pinned page, search, saving.
 
 class Bench {
-  // state(): the page's state; shown(): marks of the pages that are lit and not switched off;
+  // state(): the page's state; shown(): a mark of the lit pages that no legend hides;
   // translate(virtual page, process): the frame behind it, or -1; pin(frame): pin a frame and bring
   // it into view; light(mark): light the pages of a mark.
   constructor(model, { state, shown, translate, pin, light }) {

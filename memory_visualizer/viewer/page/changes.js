@@ -74,7 +74,7 @@ class ChangeColours {
     return { values: page.map((facts) => facts & 7), shades, bright, pale, hole };
   }
 
-  // How each frame is painted, and how it would be if the legend hid nothing and all kinds counted.
+  // How each frame is painted; and how it would be if the legend hid and paled nothing.
   shades({ off, view }, lit) {
     const { codes, frames, isOne } = this.model;
     const base = new Uint8Array(frames).fill(LIT),
@@ -494,7 +494,7 @@ async function startChanges() {
 // Why frames of two dumps are not compared.
 function notCompared({ all, dump }) {
   const step = all ? about.steps.find(({ one }) => !one) : about.steps[dump - 1];
-  return `Not of one machine since one start, so pages are not compared: ${step.why}`;
+  return `Not of one machine without a restart, so pages are not compared: ${step.why}`;
 }
 
 startChanges().catch((error) => {

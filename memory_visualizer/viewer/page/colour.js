@@ -25,7 +25,7 @@ function mixed(pixel, other, share) {
   return result >>> 0;
 }
 
-// The colours of a palette by colouring and value: on a dark page, dark ones stand for nothing.
+// The colours of a palette by colouring and value: on a dark screen, absent pages are dark.
 function schemeOf(palette) {
   const isDark = matchMedia("(prefers-color-scheme: dark)").matches && !matchMedia("print").matches;
   return about.schemes[isDark ? "dark" : "light"][palette];
@@ -90,7 +90,7 @@ class Colourings {
     return this.rules[name](frame);
   }
 
-  // [label, colour] by value; of processes, only those that stand for none.
+  // [label, colour] by value; for processes, only the values that are not processes.
   swatches(name, palette) {
     const colours = schemeOf(palette)[name];
     const labels =

@@ -1,4 +1,4 @@
-// The unpacked columns of the file, by what they tell.
+// The unpacked columns of the file, grouped by subject.
 
 const ABSENT = 0,
   LEFT_OUT = 6;
@@ -89,7 +89,7 @@ class Owners {
   }
 }
 
-// The other addresses of pages, as runs: frames behind successive addresses of a process, or of the
+// Further addresses of pages, as runs: frames behind successive addresses of a process, or of the
 // kernel.
 class Addresses {
   constructor(columns) {
@@ -107,7 +107,7 @@ class Addresses {
     }
   }
 
-  // [{ process, virtual }] by process: all addresses of a frame but the ones among its owners.
+  // [{ process, virtual }] by process: the addresses of a frame that are not among its owners.
   of(frame, owners) {
     const known = new Set(owners.map(({ process, virtual }) => `${process} ${virtual}`));
     const found = [];

@@ -1,5 +1,5 @@
-// Elements, and numbers for people. Text always stays text: nothing in the page turns it into
-// markup, and the page's policy would stop it.
+// Elements, and numbers in readable form. Text always stays text: nothing in the page turns it into
+// markup, and the page's policy would prevent it.
 
 /**
  * An element with properties and children; children are elements or text.
@@ -70,21 +70,21 @@ const kernelIndex = () => about.processes.length;
 const ownerName = (process) =>
   process === kernelIndex() ? "kernel, for all" : about.processes[process].name;
 
-// Text of a dump as a value of CSV: quoted, and no formula for a spreadsheet.
+// Text of a dump as a value of CSV: quoted, and never a spreadsheet's formula.
 function csvCell(text) {
   const safe = /^[=+\-@]/.test(text) ? `'${text}` : text;
   return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
-// Hand a file to the person; the browser asks where to, or takes its usual folder.
+// Offer a file as a download: the browser asks for a folder, or takes its usual one.
 function saveFile(name, parts, type) {
   const address = URL.createObjectURL(new Blob(parts, { type }));
   element("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
-// The last part of a path. One that begins with neither "/" nor "[" is of Windows; in others, "\\"
-// is a part of a name.
+// The last part of a path. A path that begins with neither "/" nor "[" is of Windows; in other
+// paths, "\\" is a part of a name.
 const nameInPath = (path) => path.slice(path.lastIndexOf(/^[/[]/.test(path) ? "/" : "\\") + 1);
 
 async function copyText(text) {
@@ -100,7 +100,7 @@ async function copyText(text) {
   }
 }
 
-// What the map and the strip paint beside the pages, as the style has it.
+// The style's colours for everything but pages in the map and the strip.
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
   const value = (name) => style.getPropertyValue(`--${name}`).trim();

@@ -1,5 +1,5 @@
-// The dump's own file, once a person has given it to the page. Slices of it are read in place, when
-// they are looked at: the file is never copied, nor read as a whole, and nothing is sent anywhere.
+// The dump's own file, once a user has given it to the page. Slices of it are read in place, on
+// demand: the file is never copied or read as a whole, and nothing is sent anywhere.
 // viewer/dumpfile.py tells where pages lie in the file.
 
 class DumpFile {
@@ -71,8 +71,8 @@ class DumpFile {
     return { first, end, offset: first.map((frame) => frame * PAGE_SIZE) };
   }
 
-  // How many of the sampled pages differ. Without digests (a page from a web server without TLS has
-  // none) the size must do.
+  // How many of the sampled pages differ. If the browser computes no digests (in a page from a web
+  // server without TLS), only the size is compared.
   async differences() {
     this.isCompared = Boolean(globalThis.crypto?.subtle);
     if (!this.isCompared) return 0;
@@ -82,7 +82,7 @@ class DumpFile {
     return different;
   }
 
-  // The byte at which a frame begins; -1 if the file does not have it as it is.
+  // The byte at which a frame begins; -1 if the file does not have it uncompressed.
   placeOf(frame) {
     const { first, end, offset } = this.places;
     const run = lastUpTo(first, frame);
@@ -107,7 +107,7 @@ async function sha256(bytes) {
 // (-1: of zeros, or missing), virtual page (0 where there is none), and whether a piece continues
 // the one before in the order of addresses.
 class Pieces {
-  // With skipsZeros, pages of zeros between such pages have no place, as nothing is to be found there.
+  // With skipsZeros, zeros between pages of zeros have no place: a search finds nothing there.
   constructor(model, dump, { skipsZeros = false } = {}) {
     this.model = model;
     this.dump = dump;
@@ -117,12 +117,12 @@ class Pieces {
     this.place = [];
     this.virtual = [];
     this.joined = [];
-    this.packed = 0; // pages that only another form of the file would tell
+    this.packed = 0; // pages that are compressed in the file
     this.missing = 0; // pages that the dump does not hold
     this.total = 0;
   }
 
-  // Add a stretch of frames; `virtual` is the first one's page of address space.
+  // Add a stretch of frames; `virtual` is the virtual page of the first.
   add(first, end, virtual = first) {
     const { isHeld, isZero } = this.model;
     for (let frame = first; frame < end; frame++, virtual++) {
@@ -195,7 +195,7 @@ function stretchesOf({ owners, addresses }, process) {
     found.push([addresses.virtual[run], first, first + addresses.length[run]]);
   }
   found.sort((a, b) => a[0] - b[0]);
-  // The other addresses of a page have the first one among them, too.
+  // The further addresses of a page include the first address.
   let end = 0;
   const apart = [];
   for (const [virtual, first, last] of found) {

@@ -1,4 +1,4 @@
-// The files of which something is in memory: choosing one lights its pages.
+// The files with pages in memory: choosing a file lights its pages.
 
 class Files {
   // choose(indexes of files)

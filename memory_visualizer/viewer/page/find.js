@@ -67,7 +67,7 @@ class Find {
     this.answer.textContent = "";
   }
 
-  // What to search, for the worker; an Error with a sentence if it makes no sense.
+  // The query for the worker; an Error with a sentence if it is not valid.
   wanted() {
     const text = this.text.value;
     if (this.kind.value === "strings") {
@@ -99,7 +99,7 @@ class Find {
   // The pages to search, and their name.
   pieces({ patterns }) {
     const { model, dump, pinned, chosen, shown } = this.context;
-    // What is to be found is shorter than a page, and is not only zeros.
+    // Every match is shorter than a page, and has other bytes than zeros.
     const skipsZeros = !patterns?.some(({ bytes }) => bytes.every((byte) => byte === 0));
     const pieces = new Pieces(model, dump(), { skipsZeros });
     switch (this.scope.value) {
@@ -214,7 +214,7 @@ class Find {
   }
 }
 
-// A word or two on who has a page: its owner, the file behind it, or its class.
+// A short description of a page: its owner, the file behind it, or its class.
 function whose(model, frame) {
   const names = new Set(
     model.owners
@@ -236,8 +236,8 @@ function bytesPattern(text) {
   return { kind: "bytes", bytes: pairs.map((pair) => parseInt(pair, 16)), isFolded: false };
 }
 
-// The worker's script is in the page. Where a browser guards addresses of scripts (Trusted Types),
-// the page's policy allows exactly this one name.
+// The worker's script is in the page. If a browser guards addresses of scripts (Trusted Types), the
+// page's policy allows only this name.
 let workerUrl;
 function makeWorker() {
   if (!workerUrl) {

@@ -1,6 +1,6 @@
 // Finds strings and patterns in slices of the dump's file. It runs in a worker: a thread of its own,
-// to which the page gives the file and a list of pieces (see Pieces in dumpfile.js). This is a
-// script of its own, apart from the page's.
+// to which the page gives the file and a list of pieces (see Pieces in dumpfile.js). This script is
+// separate from the page's scripts.
 
 const CHUNK = 1 << 22, // bytes that are read at once
   READS_AHEAD = 6,
@@ -19,7 +19,7 @@ for (let byte = 0; byte < 256; byte++) {
   asLower[byte] = byte >= 0x41 && byte <= 0x5a ? byte + 32 : byte;
 }
 
-// Yields { bytes, frame, joined } in the order of the pieces; a few reads are under way at once.
+// Yields { bytes, frame, joined } in the order of the pieces; a few reads are in flight at once.
 async function* readPieces(file, { frame, pages, place, joined }) {
   const waiting = [];
   /** @returns {Generator<{ from: number, to: number, frame: number, joined: boolean }, void>} */
@@ -42,7 +42,7 @@ async function* readPieces(file, { frame, pages, place, joined }) {
     const { value } = parts.next();
     if (!value) return;
     const bytes = file.slice(value.from, value.to).arrayBuffer();
-    bytes.catch(() => {}); // told when its turn comes
+    bytes.catch(() => {}); // reported when its turn comes
     waiting.push({ ...value, bytes });
   };
   for (let i = 0; i < READS_AHEAD; i++) read();
@@ -55,8 +55,8 @@ async function* readPieces(file, { frame, pages, place, joined }) {
   }
 }
 
-// Call found(start, end, kind) for each string of at least so many characters. Returns where the
-// last one begins if it may go on behind the end, otherwise the end.
+// Call found(start, end, kind) for each string of a minimum length. Returns the start of the last
+// string if it may continue behind the end, otherwise the end.
 function eachString(data, least, more, found) {
   const size = data.length;
   let at = 0;
@@ -88,12 +88,12 @@ function commonness(byte) {
   return "etaoinsr".includes(letter) ? 10 : letter >= "a" && letter <= "z" ? 6 : 3;
 }
 
-// Call found(start, end, kind) for each place of a pattern. `bytes` are as the table `same` makes
-// them.
+// Call found(start, end, kind) for each place of a pattern. The table `same` has been applied to
+// `bytes`.
 function eachPattern(data, { bytes, same, kind }, found) {
   const costs = bytes.map(commonness);
   const anchor = costs.indexOf(Math.min(...costs));
-  // The bytes that may stand there, and the next place of each: the browser finds a byte fastest.
+  // The possible bytes at the rarest place, and the next place of each: finding a byte is fastest.
   const wanted = [...same.keys()].filter((byte) => same[byte] === bytes[anchor]);
   const places = wanted.map((byte) => data.indexOf(byte, anchor));
   let free = 0;
@@ -122,7 +122,7 @@ const letters = (data, start, end, step) => {
   return text;
 };
 
-// A hit as text, with what lies before and behind a pattern.
+// A hit as text, with the text before and behind a pattern.
 function shownText(data, start, end, kind, isString) {
   const step = kind === "UTF-16" ? 2 : 1;
   const text = letters(data, start, end, step);
@@ -181,13 +181,13 @@ class Finder {
     if (this.least) keep = eachString(data, this.least, more, found);
     else {
       for (const pattern of this.patterns) {
-        // What lies wholly among the carried bytes was found before.
+        // A hit within the carried bytes was found before.
         const before = carried - Math.min(carried, pattern.bytes.length - 1);
         eachPattern(before ? data.subarray(before) : data, pattern, (start, end, kind) =>
           found(start + before, end + before, kind),
         );
       }
-      // One pattern was searched after the other.
+      // The patterns were searched one after another: sort their hits.
       const here = this.hits.splice(known).sort((a, b) => a.address - b.address);
       this.hits = this.hits.concat(here);
       keep = Math.max(data.length - this.overlap, 0);

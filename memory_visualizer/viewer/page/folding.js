@@ -7,7 +7,7 @@ const PADDING = -1, // places of a break: empty, a dash of its line, a gap of it
 const BREAK_LEVELS = 4; // along Hilbert's curve a break's line is one of 16 by 16 squares
 
 class Places {
-  // `step`: breaks end at its multiples, and their lines have so many places.
+  // `step`: breaks end at its multiples, and the line of a break has this many places.
   constructor(frames, holes, step) {
     this.frames = frames;
     this.folds = [];
@@ -23,13 +23,13 @@ class Places {
     this.size = place + frames - frame;
   }
 
-  // What stands behind the last frame, in the form of a fold.
+  // The places behind the last frame, in the form of a fold.
   get end() {
     const { frames, size } = this;
     return { first: frames, count: 0, place: size, line: size, end: size };
   }
 
-  // The frame or the part of a break at each place; null without folds, as places are frames then.
+  // The frame or the part of a break at each place; null without folds, when places are frames.
   get order() {
     if (!this.folds.length) return null;
     if (!this.made) {
@@ -71,7 +71,7 @@ class Places {
   }
 }
 
-// The width of the smallest square of rows that holds all.
+// The width of the smallest square of rows that holds all places.
 function squareWidth(frames, holes) {
   const fits = (side) => {
     let rows = holes.length,

@@ -16,7 +16,7 @@ class GoTo {
       ),
     );
     this.kind.addEventListener("change", () => this.adapt());
-    // An answer goes with the next action, whatever it is.
+    // Any further action clears the answer.
     for (const action of ["pointerdown", "keydown", "wheel", "input"])
       addEventListener(action, () => this.say(""), { capture: true, passive: true });
     this.form.addEventListener("submit", (event) => {

@@ -1,4 +1,4 @@
-// The bytes of a page: hexadecimal, with text beside it, a cursor, and what lies at the cursor.
+// The bytes of a page: hexadecimal, with text beside it, a cursor, and the values at the cursor.
 
 const ROW_BYTES = 16;
 
@@ -47,7 +47,7 @@ class HexView {
     this.host.scrollTop = 0;
   }
 
-  // Say in words why there are no bytes.
+  // Show a sentence instead of bytes.
   empty(sentence) {
     this.bytes = null;
     this.marks.replaceChildren();
@@ -185,7 +185,7 @@ class HexView {
     event.stopPropagation();
   }
 
-  // Copy what is selected; the whole page if that is a single byte.
+  // Copy the selection, or the whole page if a single byte is selected.
   copy(form) {
     const [start, end] = this.selection;
     const bytes = end - start > 1 ? this.bytes.subarray(start, end) : this.bytes;
@@ -230,7 +230,7 @@ class HexView {
   }
 }
 
-// A time between 1990 and 2040 as Windows or Unix would write it; null if it is none.
+// A time between 1990 and 2040 as Windows or Unix would store it; null if it is not a time.
 function timeAt(view, left) {
   const shown = (milliseconds, what) => {
     const date = new Date(milliseconds);

@@ -36,7 +36,7 @@ class HistoryCard extends Card {
     return this.model.namesOf(this.model.sets[dump][frame]);
   }
 
-  // All that is true of a step, in words.
+  // All changes of a step, in words.
   words(dump, frame, code) {
     if (code === -2) return `not compared: ${this.classWords(dump, frame)}`;
     if (code <= SAME) return about.changes[code];

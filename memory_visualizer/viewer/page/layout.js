@@ -1,6 +1,6 @@
 // Layouts: the frame of each cell, as in memory_visualizer/picture/layout.py.
 
-// What layouts have in common; each tells `placeAt` and `cellOf`.
+// The common part of layouts; each layout adds `placeAt` and `cellOf`.
 class Layout {
   constructor() {
     this.frames = 0;
@@ -43,7 +43,7 @@ class Layout {
   }
 }
 
-// The first frame top left, left to right, top to bottom, in the smallest square that holds all.
+// Rows from the top left, left to right, top to bottom, in the smallest square that holds all.
 class Rows extends Layout {
   constructor(frames, holes = []) {
     super();

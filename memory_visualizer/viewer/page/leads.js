@@ -1,4 +1,4 @@
-// The leads: what to look at first. Choosing one lights its pages and goes to the first of them.
+// The leads: pages to look at first. Choosing a lead lights its pages, and shows the first of them.
 
 class Leads {
   // choose(mark or null, its first frame or -1)

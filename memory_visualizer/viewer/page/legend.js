@@ -1,6 +1,6 @@
 // The legend: colours with meanings and numbers of pages, and switches that hide pages.
 
-const PER_BYTE = "bits per byte"; // labels of a scale's steps end so
+const PER_BYTE = "bits per byte"; // the end of the labels of a scale's steps
 
 class Legend {
   constructor(toggle) {
@@ -44,7 +44,7 @@ class Legend {
     for (const other of controls) other.tabIndex = other === lead ? 0 : -1;
   }
 
-  // `base` tells how frames would be painted if this legend hid none: it counts the lit ones.
+  // `base` tells how frames would be painted if this legend hid none: the legend counts lit frames.
   show(colouring, off, base, model) {
     this.all.hidden = off.size === 0;
     const counts = new Uint32Array(colouring.colours.length);

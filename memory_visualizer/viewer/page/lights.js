@@ -1,6 +1,6 @@
-// Which pages are lit. Processes, files, and a mark (pages that a search or a list found) each
-// choose pages; a page is lit if every choice that was made has it. Entries of any legend that are
-// switched off hide their pages, whatever the map is coloured by.
+// Which pages are lit. Processes, files, and a mark (pages that a search or a list found) are
+// choices; a page is lit if every choice includes it. Entries of any legend that are switched off
+// hide their pages, whatever the map is coloured by.
 
 class Lights {
   // change(parts of the state): drop a choice; step(1 or -1): to the next or the previous lit page;
@@ -60,7 +60,7 @@ class Lights {
     return lit;
   }
 
-  // Say over the map what is chosen, and how many pages are lit.
+  // Show over the map the choices, and how many pages are lit.
   show(state, shades) {
     const { chosen, files, mark, off } = state;
     const choices = [

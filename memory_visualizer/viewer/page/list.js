@@ -1,5 +1,4 @@
-// A list that can be searched and sorted, and whose rows can be chosen; and tabs, of which one is
-// shown.
+// A list with a search, sorting, and rows to choose; and tabs.
 
 const MOST_ITEMS = 1000; // rows that are made; a search finds the others
 
@@ -33,7 +32,7 @@ class ItemList {
    *   text: (item: any) => string, choose: (item: any) => void,
    *   isChosen?: (item: any) => boolean, title?: (item: any) => string,
    *   none?: string, sort?: number | null }} options
-   *   text(item) is what the search looks through. A click or Enter calls choose(item). With
+   *   text(item) is searched. A click or Enter calls choose(item). With
    *   isChosen, rows are switches. sort is the number of the first column to sort by; null keeps
    *   the order of the items.
    */

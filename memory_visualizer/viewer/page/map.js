@@ -1,7 +1,7 @@
 // The map: pan and zoom (d3-zoom), drawing, and the frame under a point.
 
 const MAX_SCALE = 96; // the most screen pixels for a page
-const WHOLE_FROM = 8; // pages of so many pixels are whole pixels when everything fits
+const WHOLE_FROM = 8; // from this size, in pixels, pages have a whole number of pixels
 const MARGIN = 24; // on each side, with everything in view
 const MARK_GAP = 42; // the least pixels from one mark at the left edge to the next
 const LABEL_ROOM = 96; // and from one at the top or the bottom to the next
@@ -20,7 +20,7 @@ class MapView {
     this.pointer = null; // the mouse's place in the window while it points at the map
     this.crosshair = false;
     /** @type {(frame: number) => string} */
-    this.describe = () => ""; // a word or two on a frame, if there is room
+    this.describe = () => ""; // a short description of a frame, if there is room
     this.listeners = { view: [], hover: [], pick: [] };
     this.selection = d3.select(canvas);
     this.zoom = d3
@@ -156,7 +156,7 @@ class MapView {
     const blocks = [this.blockAt(x, transform.x), this.blockAt(y, transform.y)];
     const cells = transform.invert([x, y]).map(Math.floor);
     const step = 2 ** level;
-    // Edges are drawn at whole pixels: a cell outside of the block is a neighbour of it.
+    // Edges are drawn at whole pixels, so a cell outside of the block is the block's neighbour.
     const inside = blocks.map((block, axis) =>
       Math.min(Math.max(cells[axis], block * step), (block + 1) * step - 1),
     );
@@ -207,7 +207,7 @@ class MapView {
     if (this.look()) this.redraw();
   }
 
-  // Tell the frame or the fold under the pointer; returns whether it is another frame than before.
+  // Report the frame or the fold under the pointer; returns whether the frame has changed.
   look() {
     const frame = this.pointer && this.layout ? this.frameUnder(this.pointer) : -1;
     const before = this.hovered;
@@ -341,8 +341,7 @@ class MapView {
     return [...marks, ...breaks].sort(([a], [b]) => a - b);
   }
 
-  // Labels stand beside their marks, or below the label before. Where there is no room for them,
-  // there are none.
+  // Labels stand beside their marks, or below the previous label. Labels without room are left out.
   drawMarks(placeX, placeY) {
     const { context, ratio, theme, layout, canvas } = this;
     const line = Math.max(1, Math.round(ratio)),

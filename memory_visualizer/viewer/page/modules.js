@@ -74,7 +74,7 @@ function lastUpTo(numbers, number) {
   return low - 1;
 }
 
-// The list of modules: a click lights the pages of one.
+// The list of modules: a click on a module lights its pages.
 class ModuleList {
   constructor(model, tabs, light) {
     const pages = model.modules.pages();
@@ -112,7 +112,7 @@ class ModuleList {
   }
 }
 
-// The regions of the chosen process: a click lights the pages of one.
+// The regions of the chosen process: a click on a region lights its pages.
 class RegionList {
   constructor(model, tabs, light) {
     this.model = model;

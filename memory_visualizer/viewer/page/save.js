@@ -1,13 +1,12 @@
-// Save pages as a tar file: the bytes, and a manifest that tells where they were. The file is put
-// together from slices of the dump, which the browser copies from disk to disk: nothing of it has to
-// fit into memory.
+// Save pages as a tar file: the bytes, and a manifest with their places. The file is put together
+// from slices of the dump, which the browser copies from disk to disk: it need not fit into memory.
 
 const MOST_PIECES = 100000, // of a file: browsers keep a record of each
-  HASHED = 1 << 26; // bytes up to which the digest is computed: for this they are all in memory
+  HASHED = 1 << 26; // the most bytes with a digest, which needs all of them in memory
 
 const zeroPages = new Blob([new Uint8Array(1 << 20)]);
 
-// Parts of a Blob: so many bytes of zeros.
+// Parts of a Blob: this many bytes of zeros.
 function zeroParts(size) {
   const parts = [];
   for (let left = size; left > 0; left -= zeroPages.size)
@@ -15,7 +14,7 @@ function zeroParts(size) {
   return parts;
 }
 
-// The bytes of pieces, one after another. Pages that the file does not tell are zeros.
+// The bytes of pieces, one after another. Pages that the file does not have are zeros.
 function blobOf({ place, pages, dump }) {
   if (place.length > MOST_PIECES)
     throw new Error(
@@ -128,7 +127,7 @@ class Save {
     this.answer.textContent = "";
   }
 
-  // The pages to save, what the manifest says of them, and a name for the file.
+  // The pages to save, their entries in the manifest, and a name for the file.
   chosen() {
     const { model, dump, pinned, shown } = this.context;
     if (this.scope.value === "page") {

@@ -1,8 +1,8 @@
 // The dumps of a series: the columns of each, and what changed from each to the next.
 // viewer/changes.py describes the packing.
 
-const SAME = 1; // of about.changes, as ABSENT; what is above has changed
-const ALL_OWNERS = 3; // so many are named
+const SAME = 1; // of about.changes, as ABSENT; all higher codes are changes
+const ALL_OWNERS = 3; // sets of up to this size are named in full
 
 class Series {
   constructor(columns) {
@@ -19,7 +19,7 @@ class Series {
     this.show(this.count - 1, false);
   }
 
-  // What is looked at: a dump beside the one before it, or the last one beside the first.
+  // The two dumps in view: a dump and the one before it, or the last and the first.
   show(dump, all) {
     if (dump === this.dump && all === this.all) return;
     this.dump = dump;
@@ -33,7 +33,7 @@ class Series {
     return about.steps;
   }
 
-  // Whether the two dumps that are looked at can be compared.
+  // Whether the two dumps in view can be compared.
   get isOne() {
     return this.all ? this.steps.every(({ one }) => one) : this.steps[this.dump - 1].one;
   }
@@ -91,8 +91,7 @@ class Series {
     return found;
   }
 
-  // 1 for each frame that the process has in one of the dumps from the first to the last of those
-  // that are looked at.
+  // 1 for each frame that the process has in any dump from the first to the last in view.
   framesOf(process) {
     const sets = this.setsWith(process),
       found = new Uint8Array(this.frames);
@@ -113,7 +112,7 @@ class Series {
     return found;
   }
 
-  // From whom to whom pages went: [{ old, now, count }], most pages first.
+  // The former and new owners of pages: [{ old, now, count }], most pages first.
   moves() {
     if (!this.isOne) return [];
     const before = this.sets[this.before],
@@ -133,14 +132,14 @@ class Series {
     return rows.sort((a, b) => b.count - a.count);
   }
 
-  // Whether a frame is there in both dumps, so that other owners tell something.
+  // Whether both dumps hold a frame, so that its owners can be compared.
   hasMoved(frame) {
     return (
       this.classIn(this.before, frame) !== ABSENT && this.classIn(this.after, frame) !== ABSENT
     );
   }
 
-  // From whom to whom, in words; of large sets what is new, and what is missing.
+  // The former and new owners in words; for large sets, the new and the missing owners.
   moveWords(old, now) {
     const from = [...this.membersOf(old)],
       to = [...this.membersOf(now)];
@@ -177,7 +176,7 @@ function nameOfOwner(process) {
   return pid < 0 ? name : `${name} (${pid})`;
 }
 
-// The columns of all dumps; each is packed as what differs from the one before it.
+// The columns of all dumps; each is packed as the difference from the one before it.
 function joined(columns, name, count, frames, Kind) {
   const found = [];
   for (let dump = 0; dump < count; dump++) {

@@ -213,7 +213,7 @@ class Strip {
     this.telling ??= setTimeout(() => this.tell(), 120);
   }
 
-  // For screen readers: not in each frame of a movement.
+  // For screen readers: after a delay, not in each frame of a movement.
   tell() {
     this.telling = undefined;
     const { frame } = this;

@@ -1,7 +1,7 @@
 // The picture in tiles, painted when they come into view. A cell of level n stands for a block of
-// 2**n by 2**n frames and has the colour that most of them have: so there are no colours that the
-// legend does not tell. Lit frames outvote pale ones, however few they are, and these outvote hidden
-// ones: a single page of a chosen process is seen in a map of a whole machine.
+// 2**n by 2**n frames and has the colour that most of them have: so all colours are in the legend.
+// Lit frames outvote pale frames, however few they are, and pale frames outvote hidden ones: a single
+// page of a chosen process is seen in a map of a whole machine.
 
 const TILE_ORDER = 8,
   TILE = 2 ** TILE_ORDER,
@@ -140,8 +140,8 @@ class Tiles {
   }
 }
 
-// An election among the frames of a block: of the best shade, the value that most frames have; of as
-// many, the value of the first frame. A break wins wherever it is, so that its line is seen.
+// An election among the frames of a block: the value that most frames of the best shade have; on a
+// tie, the value of the first frame. A break always wins, so that its line is seen.
 class Votes {
   constructor(values, shades, order, many) {
     this.values = values;

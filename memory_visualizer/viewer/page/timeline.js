@@ -1,9 +1,9 @@
-// The slider over time, the switch between before and after, and the words beside them.
+// The slider over time, the switch between before and after, and their texts.
 
 const LETTER_WIDTH = 7, // of a label below the slider
   LABEL_GAP = 20,
   THUMB = 16, // of the slider's handle
-  HOLD_MS = 300; // a key that is held so long flips back
+  HOLD_MS = 300; // a key that was held this long flips back
 
 class Timeline {
   // change(parts of the state)
@@ -53,7 +53,7 @@ class Timeline {
     this.label();
   }
 
-  // Times below the slider: the first, the last, and as many between as there is room for.
+  // Times below the slider: the first, the last, and as many others as fit between.
   label() {
     if (!this.state) return;
     const { count } = this.model;

@@ -1,4 +1,4 @@
-// The hits of YARA rules. Choosing one pins its page, and lights all pages with hits of its rule.
+// The hits of YARA rules. Choosing a hit pins its page, and lights all pages with hits of its rule.
 
 class YaraHits {
   // choose(mark or null, frame to pin or -1)
@@ -52,7 +52,7 @@ class YaraHits {
     return file ? about.files[file - 1] : "";
   }
 
-  // Everything about a hit; the offset is the one in the page.
+  // All facts of a hit; the offset is in the page.
   text(hit) {
     const { rule, offset, length } = hit;
     const where = `offset ${YaraHits.hexadecimal(offset)}, ${counted(length)} bytes`;

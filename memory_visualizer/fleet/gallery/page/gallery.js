@@ -1,9 +1,9 @@
-// The gallery: it shows the dumps that the filters and the search leave, as pictures or as a table.
+// The gallery: the dumps that pass the filters and the search, as pictures or as a table.
 
 const state = { order: "name", down: false, table: false, filters: [], text: "", kind: "" };
 let answer = { found: [], count: 0, inDump: new Map() }; // of the search for names
 /** @type {Match | null} */
-let match = null; // the name that was chosen among these
+let match = null; // the chosen name among these
 
 const plural = (number, one, many) => `${counted(number)} ${number === 1 ? one : many}`;
 const whenTaken = (dump) => (dump.time ? `${dump.time.slice(0, 16).replace("T", " ")} UTC` : "");
@@ -199,7 +199,7 @@ async function search() {
   const next = asksNames
     ? await matches(text, state.kind)
     : { found: [], count: 0, inDump: new Map() };
-  if (text !== state.text.trim().toLowerCase()) return; // the person went on typing
+  if (text !== state.text.trim().toLowerCase()) return; // the user went on typing
   answer = next;
   match = null;
   drawMatches(asksNames);

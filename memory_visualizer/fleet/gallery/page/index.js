@@ -1,4 +1,4 @@
-// The dumps: their facts, in which order they come, and which are shown.
+// The dumps: their facts, their order, and which are shown.
 
 const dumps = about.dumps.map((dump, number) => ({
   ...dump,
@@ -6,7 +6,7 @@ const dumps = about.dumps.map((dump, number) => ({
   leadCount: Object.values(dump.leads).reduce((sum, count) => sum + count, 0),
 }));
 
-// What dumps are sorted by; numbers begin with the largest.
+// The keys by which dumps are sorted; numbers begin with the largest.
 const ORDERS = {
   name: { title: "name", of: (dump) => dump.name },
   system: { title: "system", of: (dump) => dump.system },
@@ -18,7 +18,7 @@ const ORDERS = {
   remarks: { title: "remarks", of: (dump) => dump.remarks, down: true },
 };
 
-// Each narrows the dumps down; those of one group widen each other.
+// Filters: a dump must pass at least one of the chosen filters in each group.
 const FILTERS = [
   { id: "windows", group: "system", title: "Windows", holds: (dump) => dump.family === "Windows" },
   { id: "linux", group: "system", title: "Linux", holds: (dump) => dump.family === "Linux" },
@@ -39,7 +39,7 @@ function compared(one, other) {
   return typeof one === "string" ? byName.compare(one, other) : one - other;
 }
 
-// The dumps in an order; those that lack the value come last, whatever the direction.
+// The dumps in an order; dumps without the value come last in both directions.
 function sorted(some, order, down) {
   const { of } = ORDERS[order];
   const lacks = (dump) => of(dump) === "" || (!dump.done && order !== "name");

@@ -1,7 +1,7 @@
 // The search: names of processes, files and modules, and in which dumps they occur.
 
 const KINDS = { process: "process", file: "file", module: "module" };
-const MOST_MATCHES = 200; // that are listed; a longer text finds the others
+const MOST_MATCHES = 200; // the most names that are listed; a longer text finds the others
 
 let names = null; // by kind; unpacked at the first search
 
