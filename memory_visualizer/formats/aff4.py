@@ -49,7 +49,7 @@ _FILLED = re.compile(r"(aff4:|http://aff4\.org/Schema#)(Zero|SymbolicStream([0-9
 _NOT_READ = re.compile(r"(aff4:|http://aff4\.org/Schema#)Un(known|readable)Data")
 _FILLED_LIMIT = 1 << 33
 _FILLED_FOR_EACH = 1024
-"""A map may have so many bytes of such streams for each byte of other streams, and so many more."""
+"""Limit of a map for bytes of such streams: a constant, plus a factor of all other bytes."""
 
 _Facts = Mapping[str, Mapping[str, Sequence[str]]]
 """The content of information.turtle: values by subject and property."""

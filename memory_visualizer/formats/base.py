@@ -25,7 +25,7 @@ from memory_visualizer.units import PAGE_SIZE
 _NEAR_FRAMES = 2**21
 """8 GiB of addresses, which any dump may use."""
 _FRAMES_FOR_EACH = 1024
-"""Even a dump without free, cached and user pages holds more than one page in so many."""
+"""Even a dump without free, cached and user pages holds more than one page in this many."""
 
 BLOCK_FRAMES = 4096
 """Frames in a block of `Dump.each_block`, at most: 16 MiB."""
@@ -47,25 +47,25 @@ BlockWork: TypeAlias = Callable[[NDArray[np.int64], Words], _Result]
 """Called with PFNs, and the contents of these frames."""
 
 Findings: TypeAlias = tuple[int, list[Any]]
-"""The last PFN of a block, and what each of some visitors found in the block, None for nothing."""
+"""The last PFN of a block, and the findings of each visitor in the block; None for no findings."""
 
 
 @dataclass(frozen=True)
 class Visitor(Generic[_Part]):
     """A search in two steps, so that threads, or other machines, can look at blocks in any order.
 
-    The findings are taken in the order of the blocks: a limit that cuts always cuts the same.
+    The findings are taken in the order of the blocks, so a limit always cuts at the same place.
     """
 
     look: BlockWork[_Part | None]
-    """Finds something in a block, or nothing, and changes nothing. A bound method, or a function
-    of a module: it can be pickled."""
+    """Returns the findings in a block, or None, without any side effect. A bound method, or a
+    function of a module, so that it can be pickled."""
     take: Callable[[_Part], None]
-    """Takes what was found in a block; called for one block after another, by ascending PFN."""
+    """Takes the findings of a block; called for block after block, by ascending PFN."""
 
 
 class Search(ABC, Generic[_Part]):
-    """Something that is searched for in the contents of a dump, by the two steps of a Visitor."""
+    """A search of a dump's contents in the two steps of a Visitor."""
 
     @abstractmethod
     def look(self, frames: NDArray[np.int64], words: Words) -> _Part | None:
@@ -73,7 +73,7 @@ class Search(ABC, Generic[_Part]):
 
     @abstractmethod
     def take(self, part: _Part) -> None:
-        """Take what `look` found in a block."""
+        """Take the findings of `look` in a block."""
 
     @property
     def visitor(self) -> Visitor[_Part]:
@@ -106,13 +106,13 @@ NO_RUNS = np.empty((0, 2), np.int64)
 
 @dataclass(frozen=True, eq=False)
 class PlainPages:
-    """Where in a file frames lie as they are, not packed: stretches by ascending PFN, in columns.
+    """The places of frames that lie uncompressed in a file: stretches by ascending PFN, in columns.
 
-    Other frames of the dump may be packed, or be of zeros that the file does not hold.
+    Other frames of the dump may be packed, or be zeros that the file does not hold.
     """
 
     file: Path
-    """The file, which may be another one than `Dump.path`."""
+    """The file, which may differ from `Dump.path`."""
     first: NDArray[np.int64]
     """PFN of the first frame."""
     count: NDArray[np.int64]
@@ -145,7 +145,7 @@ class Dump(ABC):
     """Physical memory as a dump file holds it; the file is only ever read."""
 
     path: Path
-    """The file that was asked for."""
+    """The path of the file that was opened."""
     format: str
     """The format's usual name, such as ``ELF core``."""
     runs: NDArray[np.int64]
@@ -155,17 +155,17 @@ class Dump(ABC):
     notes: Mapping[str, int | bytes]
     """Values about the machine from the headers, under the format's names for them."""
     left_out_runs: NDArray[np.int64]
-    """As `runs`, for frames of the machine that the dump does not hold on purpose, or not in a form
-    that can be read."""
+    """As `runs`, for frames of the machine that the dump leaves out on purpose, or holds in a form
+    that cannot be read."""
     remarks: Sequence[str]
     """Sentences for the user on data that was left out or is unknown."""
     reopen: Callable[[], "Dump"] | None = None
     """Opens the same dump in the same way again, if it was opened from a file."""
     scanner: Scanner | None = None
-    """Does `scan` in place of this machine's threads; None: they do."""
+    """Does `scan`; None for the threads of this machine."""
     _is_closed = False
     sha256: str | None = None
-    """SHA-256 of the file that was asked for, in hexadecimal, if it was computed."""
+    """SHA-256 of the file that was opened, in hexadecimal, if it was computed."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class Dump(ABC):
     def instead_of(self, whole: "Dump") -> Self:
         """Take the frames of `whole` that this dump does not hold as left out, and return it.
 
-        They could not be read; the machine has them, as its dump told where they are.
+        They could not be read, but the machine has them, since the whole dump told their places.
         """
         self.left_out_runs = joined_runs(
             self.left_out_runs, whole.left_out_runs, runs_without(whole.runs, self.runs)
@@ -213,7 +213,7 @@ class Dump(ABC):
     def release(self) -> None:
         """Give back memory: the file where read_frames has mapped it, and columns by PFN.
 
-        The dump stays open: whatever is asked for again is read or made again.
+        The dump stays open: data that is needed later is read or made again.
         """
         for name in ("held", "left_out", "there"):
             vars(self).pop(name, None)
@@ -249,7 +249,7 @@ class Dump(ABC):
 
     @cached_property
     def left_out(self) -> NDArray[np.bool_]:
-        """By PFN: whether the frame is one of `left_out_runs`, and not held."""
+        """By PFN: whether the frame is in `left_out_runs`, and not held."""
         left_out = self._frames_in(self.left_out_runs) & ~self.held
         left_out.flags.writeable = False
         return left_out
@@ -271,7 +271,9 @@ class Dump(ABC):
         return frames
 
     def plain_pages(self) -> PlainPages | None:
-        """Where a file on disk has frames as they are; None if all are packed, or in a container.
+        """The frames that lie uncompressed in a file on disk; None if there are none.
+
+        None, too, for a dump in a container.
 
         OSError.
         """
@@ -288,8 +290,8 @@ class Dump(ABC):
         ahead of the yielded results. The words are read-only, may lie in the mapped file, and must
         not be used after the call unless they are copied.
 
-        With `within`, only blocks that begin within these PFNs: ranges that adjoin have all blocks
-        of the dump, each once, and the same ones as without.
+        With `within`, only blocks that begin within these PFNs: adjoining ranges together have the
+        same blocks as the whole dump, each once.
 
         BadInputError when the file cannot be read, or ends before the size that it had when it
         was opened; DamagedInputError when it cannot be decoded.
@@ -312,10 +314,10 @@ class Dump(ABC):
     ) -> None:
         """Read all contents once, and show each block to each visitor, as `each_block` does.
 
-        A visitor that is a function does all its work in several threads, here; if there is none,
-        `scanner` does the scan. `progress` is told the
-        bytes of held frames. `until` is called after each block, and ends the scan when it returns
-        True. Errors as for `each_block`.
+        A visitor that is a function does all its work in several threads of this process; without
+        such visitors, `scanner` does the scan. `progress` is told the bytes of held frames. `until`
+        is called after each block, and ends the scan when it returns True. Errors as for
+        `each_block`.
         """
         given = list(visitors)
         searches = [one for one in given if isinstance(one, Visitor)]
@@ -328,7 +330,7 @@ class Dump(ABC):
     def look_through(
         self, visitors: Iterable[Visitor[Any]], within: range | None = None
     ) -> Iterator[Findings]:
-        """The first step of a scan: yield what the visitors find in each block.
+        """The first step of a scan: yield the visitors' findings in each block.
 
         `within` and errors as for `each_block`.
         """
@@ -398,7 +400,7 @@ class ZeroScan(Search[_Zeros]):
         self.zero[:] = True
         """By PFN; True for frames that are not held."""
 
-    # It needs nothing of the object, whose column should not be sent to other machines.
+    # Static, so that the object with its column is not sent to other machines.
     @staticmethod
     def look(frames: NDArray[np.int64], words: Words) -> _Zeros:
         """Test some frames."""
@@ -491,7 +493,7 @@ def near_pieces(
 
 
 def near_frames(size: int) -> int:
-    """The number of frames up to which a machine may have memory, if so many bytes are held."""
+    """The number of frames up to which a machine may have memory, if `size` bytes are held."""
     return max(_NEAR_FRAMES, _FRAMES_FOR_EACH * (size // PAGE_SIZE))
 
 
@@ -500,7 +502,7 @@ def near_left_out(
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Runs of pages that a dump leaves out (as `Dump.runs`), up to page `limit`; remarks.
 
-    What `near_frames` is for: a false header must not decide on the number of frames.
+    The reason is that of `near_frames`: a false header must not decide on the number of frames.
     """
     near = runs[runs[:, 0] < limit]
     count = np.minimum(near[:, 1], limit - near[:, 0])

@@ -60,17 +60,17 @@ class Inside(ABC):
     def ask(  # noqa: B027 - most contents have nothing to gain
         self, offset: NDArray[np.int64], size: NDArray[np.int64] | int
     ) -> None:
-        """Hear that stretches of bytes, which lie within `size`, will be read at once.
+        """Announce that stretches of bytes, which lie within `size`, will be read soon.
 
-        Content from another machine comes faster so. Nothing is awaited, and no error is raised.
+        Remote content then arrives sooner. This does not wait, and raises no error.
         """
 
     def check(self) -> None:  # noqa: B027 - most contents cannot change unnoticed
-        """Raise BadInputError if the content is another by now than when it was opened."""
+        """Raise BadInputError if the content has changed since it was opened."""
 
     @property
     def asks_at_once(self) -> int:
-        """The number of pages, far from one another, that should be asked for at once."""
+        """The number of scattered pages that should be announced at once by `ask`."""
         return sys.maxsize
 
     def data(self, position: int) -> tuple[int, int]:
@@ -231,7 +231,7 @@ class ChunkedInside(Inside):
         return chunk
 
     def leave_out_broken(self) -> None:
-        """Unpack all chunks; broken ones are missing from then on."""
+        """Unpack all chunks; broken chunks count as missing afterwards."""
         for number in range(len(self._starts) - 1):
             try:
                 self._unpack(number)
@@ -245,13 +245,13 @@ class ChunkedInside(Inside):
         self.remarks = (*self.remarks, f"{pieces} of {self.path} left out")
 
     def leave_out(self, stretches: NDArray[np.int64]) -> None:
-        """Add stretches of bytes, as `missing`, in any order, to those that are missing."""
+        """Add stretches of bytes, in any order, to `missing`."""
         all_of_them = np.concatenate((self.missing, stretches))
         runs = joined_runs(np.stack((all_of_them[:, 0], np.diff(all_of_them)[:, 0]), axis=1))
         self.missing = np.stack((runs[:, 0], runs.sum(axis=1)), axis=1)
 
     def _chunk(self, number: int) -> bytes:
-        """A chunk of which a part is asked for. It is cached, since other parts may follow soon."""
+        """Unpack a chunk for a part of it. It is cached, since other parts may follow soon."""
         with self._lock:
             if (found := self._cached.get(number)) is not None:
                 self._cached.move_to_end(number)

@@ -273,7 +273,7 @@ class MappedDump(Dump):
         end = extents.offset + extents.count * PAGE_SIZE
         edges = np.flatnonzero(extents.offset[1:] != end[:-1]) + 1
         edges = np.concatenate(([0], edges, [end.size]))
-        if within is not None:  # a dump has many ranges: what lies before them is not gone through
+        if within is not None:  # a dump has many ranges, so the search begins at the range
             first = np.searchsorted(extents.first[edges[:-1]], within.start, side="right") - 1
             stop = np.searchsorted(extents.first[edges[:-1]], within.stop)
             edges = edges[max(first, 0) : stop + 1]
@@ -291,7 +291,7 @@ class MappedDump(Dump):
                     yield _Window(self._frames_from(place, pages, low, high), place)
 
     def _blocks_within(self, blocks: range, within: range, low: int, high: int) -> range:
-        """Those blocks, given by their first pages, that begin within some frames."""
+        """The blocks, given by their first pages, that begin within some frames."""
 
         def frame(page: int) -> int:
             return self._frame_at(int(self._extents.offset[low]) + page * PAGE_SIZE, low, high)

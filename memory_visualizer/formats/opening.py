@@ -86,7 +86,7 @@ def opens_leniently(
 ) -> bool:
     """Whether `lenient` finds any page of memory in a damaged dump; arguments as for `open_dump`.
 
-    It takes as long as to open the dump in this way: what is packed is unpacked once more.
+    It takes as long as `open_dump` with `lenient`: a packed file is unpacked once more.
     """
     try:
         return open_dump(path, lenient=True, progress=progress).size > 0
@@ -126,7 +126,7 @@ def _open(path: Path, lenient: bool, progress: Progress | None, depth: int = 0) 
 def _open_inside(
     path: Path, inside: Inside, lenient: bool, progress: Progress | None, depth: int
 ) -> Dump:
-    """Open what is in a container."""
+    """Open the dump in a container."""
     dump = _open(InsidePath.of(path, inside), lenient, progress, depth + 1)
     dump.format = f"{dump.format} ({inside.name})"
     dump.remarks = (*inside.remarks, *dump.remarks)
@@ -139,9 +139,9 @@ def is_split(path: Path) -> bool:
 
 
 def _is_series(path: Path) -> bool:
-    """Whether a file, and another of what may be a split image, begin as dumps of a known format.
+    """Whether a file and its neighbour by name begin as dumps of a known format.
 
-    Then they are a series of dumps. Of a split image, only the first part begins so.
+    Then they are a series of dumps: only the first part of a split image begins like a dump.
     """
     heads = []
     for part in split.neighbours(path):
@@ -174,7 +174,7 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
 
 
 def together(paths: Sequence[Path]) -> list[list[Path]]:
-    """The dumps that these files are: parts of a split one that follow one another make one dump.
+    """Group files into dumps: successive parts of a split dump form a group.
 
     A part of a kdump that has page frames of a part before it begins another dump. BadInputError
     when a file cannot be read.
@@ -250,7 +250,7 @@ def is_dump(head: bytes) -> bool:
 
 
 def is_memory(head: bytes) -> bool:
-    """Whether a file that begins so is a dump in a format that has nothing but memory."""
+    """Whether a file with this beginning is a dump in a format that only holds memory."""
     is_program = head.startswith(magics.ELF) and _ET_CORE not in (head[16:17], head[17:18])
     return head.startswith(tuple(_FORMATS)) and not is_program
 

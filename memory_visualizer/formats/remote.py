@@ -445,7 +445,7 @@ def listed(url: str) -> list[tuple[str, int | None]]:
         raise BadInputError(f"cannot list {printable_url(url)}: {explained(error, url)}") from None
     if len(found) > _MOST_LISTED:
         raise BadInputError(
-            f"{printable_url(url)} has {len(found):,} files; {_MOST_LISTED:,} are the most"
+            f"{printable_url(url)} has {len(found):,} files; the limit is {_MOST_LISTED:,}"
         )
     return [
         (f"{prefix}{name}", info.get("size"))

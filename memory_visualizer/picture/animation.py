@@ -13,26 +13,26 @@ from memory_visualizer.output import GENERATOR, whole_file
 MILLISECONDS = 1500
 """How long each picture is shown."""
 MOST_PIXELS = 1 << 24
-"""Of each picture: players keep all pictures in memory."""
+"""The most pixels of a picture, since players keep all pictures in memory."""
 
 _MARK = f'<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="{GENERATOR}"/>'.encode()
-"""XMP of WebP files (XMP specification, part 1), which the end of the file has."""
+"""XMP of WebP files (XMP specification, part 1), at the end of the file."""
 
 
 def write_animation(path: Path, frames: Iterable[Image.Image], *, force: bool = False) -> None:
     """Write pictures of the same size, one after another, in the format of the file's ending.
 
-    For WebP the pictures are taken one by one; for the other formats Pillow keeps them, or what
-    changed. The file appears whole or not at all, and repeats for ever. BadInputError if a picture
-    is too large; OSError as for output.whole_file.
+    For WebP the pictures are taken one by one; for the other formats Pillow keeps all of them, or
+    their differences. The file appears whole or not at all, and repeats for ever. BadInputError if
+    a picture is too large; OSError as for output.whole_file.
     """
     pictures = iter(frames)
     [first] = islice(pictures, 1)
     width, height = first.size
     if width * height > MOST_PIXELS:
         raise BadInputError(
-            f"the animation would have {width:,} x {height:,} pixels: {MOST_PIXELS:,} in all are"
-            " the most; choose a smaller --scale, such as 1/2"
+            f"the animation would have {width:,} x {height:,} pixels, but the limit is"
+            f" {MOST_PIXELS:,} in all; choose a smaller --scale, such as 1/2"
         )
     with whole_file(path, force=force) as file:
         more: Iterable[Image.Image] = pictures

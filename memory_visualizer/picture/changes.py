@@ -1,4 +1,4 @@
-"""Pictures of what changed between dumps: one for all, or one for each dump of an animation."""
+"""Pictures of the changes between dumps: one for all, or one for each dump of an animation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -70,7 +70,7 @@ DARK_CHANGES: Mapping[str, Mapping[Change, Colour]] = {
         Change.ONLY_LATER: (233, 164, 187),
     },
 }
-"""The same on a dark page: what did not change is dark, and what did shines."""
+"""The same on a dark page: unchanged pages are dark, and changed pages are bright."""
 
 
 def by_change(codes: NDArray[np.uint8], palette: str = "default") -> Colouring:
@@ -144,7 +144,7 @@ def frame_of(
     palette: str = "default",
     holes: Sequence[tuple[int, int]] = (),
 ) -> Image.Image:
-    """A picture of one dump of several: its classes, pale, and bright what changed before it.
+    """A picture of a dump in a series: its classes are pale, and the changes before it bright.
 
     `codes` are the Changes since the dump before, None for the first dump; `number` stands before
     its time. All frames of an animation have the same `frame_count`, and the same `holes` that are

@@ -1,6 +1,6 @@
 """Folds: long holes take a thin break in a picture instead of a pixel for each absent frame.
 
-A machine of 256 MiB whose firmware lies below 4 GiB would else be a black picture with a thin
+Otherwise a machine of 256 MiB with firmware below 4 GiB would be a black picture with a thin
 coloured strip. The page does the same: viewer/page/folding.js.
 """
 
@@ -19,7 +19,7 @@ from memory_visualizer.printable import binary_size, counted
 from memory_visualizer.units import PAGE_SIZE
 
 HOLES = ("fold", "draw")
-"""What becomes of long holes."""
+"""The ways to show long holes."""
 
 _SHORTEST = 4096
 """16 MiB: shorter holes, such as that below 1 MiB, are drawn."""
@@ -65,7 +65,7 @@ def long_holes_between(runs: NDArray[np.int64]) -> list[tuple[int, int]]:
 def _long(
     first: NDArray[np.int64], count: NDArray[np.int64], frame_count: int
 ) -> list[tuple[int, int]]:
-    """Those holes that are folded."""
+    """The holes that are folded."""
     shortest = max(_SHORTEST, _ROWS * (isqrt(max(frame_count - 1, 0)) + 1))
     return [
         (start, frames)
@@ -77,9 +77,9 @@ def _long(
 def coarser(
     holes: Sequence[tuple[int, int]], frame_count: int, pages: int
 ) -> list[tuple[int, int]]:
-    """The holes of a picture in which each pixel stands for so many pages: in pixels, as numbered.
+    """The holes in pixels (first, and number), for a picture in which a pixel stands for pages.
 
-    Pixels that have pages of a hole and others do not belong to it.
+    Pixels with only some pages in a hole do not belong to the hole.
     """
     if pages == 1:
         return list(holes)
@@ -92,20 +92,20 @@ def coarser(
 class Plan:
     """The order of the pixels in a picture: frames, and breaks between them.
 
-    In a picture in which each pixel stands for several pages, these are what is called a frame
-    here, numbered from 0 on.
+    If each pixel stands for several pages, a frame here means such a group of pages, numbered from
+    0 on.
     """
 
     frame_count: int
     layout: str
     width: int | None
-    """Pixels in a row; None where the layout itself tells."""
+    """Pixels in a row; None if the layout itself decides."""
     is_square: bool
     """Whether rows are added until the picture is as high as it is wide."""
     folds: tuple[Fold, ...]
     """By their frames."""
     size: int
-    """Places: those of the frames that are drawn, and of the breaks."""
+    """The number of places, for drawn frames and for breaks."""
     unit: int = PAGE_SIZE
     """Bytes of memory for each frame."""
 
@@ -140,7 +140,7 @@ class Plan:
         return ordered
 
     def place_of(self, frame: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The place of each frame; that of the break for a frame that is folded."""
+        """The place of each frame; for a folded frame, the place of its break."""
         place = frame.copy()
         for fold in self.folds:
             end = fold.first + fold.count
@@ -192,10 +192,10 @@ def plan(
 ) -> Plan:
     """The order of a picture's pixels; `holes` are folded, as long_holes gives them.
 
-    In rows each stretch of memory begins at the left: a break is the rest of a row, and a row. The
-    width, where it is not given, is that of the smallest square that holds all. Along Hilbert's
-    curve a break ends where a square of a sixteenth of the picture's side does. UnknownNameError if
-    `layout` is not one of LAYOUTS.
+    In rows each stretch of memory begins at the left: a break fills the rest of a row, and another
+    row. The default width is that of the smallest square that holds all places. Along Hilbert's
+    curve a break ends at the end of a square with a sixteenth of the picture's side.
+    UnknownNameError if `layout` is not one of LAYOUTS.
     """
     if layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)
@@ -232,7 +232,7 @@ def _square(frame_count: int, holes: Sequence[tuple[int, int]]) -> int:
 def _folded(
     frame_count: int, holes: Sequence[tuple[int, int]], step: int
 ) -> tuple[tuple[Fold, ...], int]:
-    """Folds whose breaks end at multiples of `step`, and have at least so many places at last."""
+    """Folds whose breaks end at multiples of `step`, with a line of that many places at the end."""
     folds = []
     frame = place = 0
     for first, count in holes:

@@ -1,10 +1,10 @@
-"""The scale of a picture: how many pixels a page has or, of a large dump, how many pages a pixel.
+"""The scale of a picture: pixels per page or, for a large dump, pages per pixel.
 
-At a scale of 1/16 a pixel stands for 16 x 16 = 256 pages that follow one another, so the picture's
-sides are a sixteenth as long. Along Hilbert's curve these pages are a square of the picture in full
-size (for powers of two). The pixel has the colour of most of the pages: colours are never mixed,
-since a blend of two classes could be the colour of a third. The share of pages that have another
-colour than their pixel is what such a picture loses.
+At a scale of 1/16 a pixel stands for 16 x 16 = 256 successive pages, so the picture's sides are a
+sixteenth as long. Along Hilbert's curve these pages are a square of the picture in full size (for
+powers of two). The pixel has the colour of most of the pages: colours are never mixed, since a
+blend of two classes could be the colour of a third. The loss of such a picture is the share of
+pages with another colour than their pixel.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _COUNTS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Scale:
-    """One of both numbers is 1."""
+    """At least one of the two numbers is 1."""
 
     side: int = 1
     """A page is a square of pixels with this side."""
@@ -62,7 +62,7 @@ class Scale:
         return self.pages * PAGE_SIZE
 
     def described(self, lost: float) -> str:
-        """What a pixel is, in words; `lost` is the share of pages with another colour than it."""
+        """The meaning of a pixel in words; `lost` is the share of pages with another colour."""
         if self.pages > 1:
             return (
                 f"one pixel = {self.pages:,} pages ({binary_size(self.unit)}), in the colour of"
@@ -84,11 +84,11 @@ def percent(share: float) -> str:
 def majority(
     values: NDArray[np.unsignedinteger[Any]], pages: int, is_absent: NDArray[np.bool_]
 ) -> tuple[NDArray[np.unsignedinteger[Any]], float]:
-    """The most frequent value of each so many values, and the share of all that differ from it.
+    """The most frequent value of each group of successive values, and the share that differs.
 
-    Absent values do not vote beside others, and are no part of the share: a small piece of memory
-    in a hole is seen. `is_absent` tells which these are, by value. Of values that are as frequent
-    the smallest one is taken.
+    Absent values vote only among themselves, and do not count in the share: so a small piece of
+    memory in a hole is seen. `is_absent` tells which values are absent. Of equally frequent values,
+    the smallest is taken.
     """
     kinds = len(is_absent)
     pixels = np.empty(-(-values.size // pages), values.dtype)

@@ -36,10 +36,10 @@ def of_mappings(
     rest: "Rest | None" = None,
     remarks: Sequence[str] = (),
 ) -> Snapshot:
-    """Make a snapshot; the mappings decide who has which frame.
+    """Make a snapshot; the mappings decide which processes own which frame.
 
-    `zero` tells for each frame whether it is all zeros; `rest` is the sum of the mappings that
-    there was no room for. The other arguments are as in Snapshot.
+    `zero` tells for each frame whether it is all zeros; `rest` is the sum of the mappings beyond
+    the limit. The other arguments are as in Snapshot.
     """
     user = reached(dump, mappings, user=True)
     kernel = reached(dump, mappings, user=False)
@@ -68,7 +68,7 @@ def of_mappings(
 
 
 class Rest:
-    """The sum of the mappings that there is no room for."""
+    """The sum of the mappings beyond the limit."""
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
@@ -85,19 +85,19 @@ class Rest:
 
     @cached_property
     def kernel(self) -> NDArray[np.bool_]:
-        """By PFN: whether one of them is of the kernel."""
+        """By PFN: whether one of these mappings is of the kernel."""
         return column(self._dump.frame_count, np.bool_)
 
     @cached_property
     def mapping_count(self) -> NDArray[np.uint32]:
-        """By PFN: how many of them there are."""
+        """By PFN: the number of these mappings."""
         return column(self._dump.frame_count, np.uint32)
 
     def without(self, walked: Iterable[Mappings]) -> Mappings:
-        """Join the batches of a walk; of mappings beyond the room only the sum is kept.
+        """Join the batches of a walk; of mappings beyond the limit, only the sum is kept.
 
-        No sound machine has so many mappings of so few frames, but a hostile dump must not exhaust
-        the analyst's memory. A space with too many mappings loses its own mappings only.
+        No sound machine exceeds the limit, but a hostile dump must not exhaust the analyst's
+        memory. A space with too many mappings loses its own mappings only.
         """
         joined: list[Mappings] = []
         kept: list[Mappings] = []
@@ -207,7 +207,7 @@ def reached(dump: Dump, mappings: Mappings, *, user: bool) -> NDArray[np.bool_]:
 
 
 def mapping_counts(mappings: Mappings, frame_count: int) -> NDArray[np.uint32]:
-    """How many mappings lead to each frame, by PFN."""
+    """The number of mappings that lead to each frame, by PFN."""
     count: NDArray[np.uint32] = column(frame_count, np.uint32)
     for at in range(0, len(mappings.pfn), _ROWS_AT_ONCE):
         some = slice(at, at + _ROWS_AT_ONCE)

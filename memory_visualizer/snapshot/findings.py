@@ -64,7 +64,7 @@ def odd_frames(owners: Owners, processes: Sequence[Process]) -> dict[int, str]:
 def odd_regions(
     known: Iterable[tuple[Process, Sequence[Region]]],
 ) -> dict[str, list[tuple[Process, int]]]:
-    """The processes that have regions with each word of inventory.REGION_FINDINGS, and how many."""
+    """For each word of inventory.REGION_FINDINGS, the processes with such regions, and counts."""
     found: dict[str, list[tuple[Process, int]]] = defaultdict(list)
     for process, regions in known:
         counts = Counter(word for region in regions for word in region.findings)

@@ -16,13 +16,13 @@ from memory_visualizer.arrays import look_up
 from memory_visualizer.snapshot.pagemap import PageState
 
 NO_PRIORITY = 0xFF
-"""In place of a priority, for frames without one."""
+"""The value for frames without a priority."""
 NOBODY = -1
-"""In place of a process's index, for frames without an owner."""
+"""The value for frames without an owner, instead of a process's index."""
 
 
 class WindowsState(IntEnum):
-    """The list of a frame by Windows' page frame database, or that the frame is in use."""
+    """The list on which a frame is by Windows' page frame database, or that it is in use."""
 
     ABSENT = 0
     """Not in the dump; frames that it leaves out on purpose have their own state."""
@@ -44,7 +44,7 @@ class WindowsState(IntEnum):
     BAD = 8
     """Never to be used: faulty, or taken out by an administrator."""
     UNKNOWN = 9
-    """The dump does not hold the frame's record, or the record makes no sense."""
+    """The dump does not hold the frame's record, or the record is not plausible."""
 
     @property
     def label(self) -> str:
@@ -106,7 +106,7 @@ class RecordFinding(IntEnum):
     FREE_BUT_MAPPED = 1
     """A live process has mapped a frame that its record calls free, zeroed or bad."""
     PRIVATE_BUT_NOT_MAPPED = 2
-    """By its record a frame is in use as a live process's own, but no process has it."""
+    """By its record a frame is private memory of a live process, but no process has it."""
 
     @property
     def label(self) -> str:
@@ -134,7 +134,7 @@ class SectionPages:
     """The pages of files by Windows' records: the stretch of a file to which a frame belongs."""
 
     frame: NDArray[np.uint32]
-    """Each frame once; so for the next two columns."""
+    """PFNs, each once; the next two columns have a row for each."""
     stretch: NDArray[np.uint32]
     """A row in the columns below, which describe stretches of files (subsections)."""
     page: NDArray[np.int32]
@@ -169,7 +169,7 @@ class FrameRecords:
     """RecordFinding."""
     database: FrameDatabase | None = None
     sections: SectionPages | None = None
-    """The pages of files; None where the records do not tell them."""
+    """The pages of files; None if the records do not tell them."""
     remarks: tuple[str, ...] = ()
     """Sentences for the user on records that were not found or are not credible."""
 
@@ -177,7 +177,7 @@ class FrameRecords:
         """The same records with these processes, by their index, as the only former owners."""
         if self.last_owners is None:
             return self
-        # One place more, for NOBODY.
+        # One more entry, for NOBODY.
         table = np.full(max(self.last_owners.max(initial=NOBODY), *processes, 0) + 2, NOBODY)
         table[list(processes)] = list(processes)
         return replace(self, last_owners=table.astype(np.int32)[self.last_owners])

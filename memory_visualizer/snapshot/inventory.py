@@ -1,7 +1,7 @@
-"""What a system knows beyond its pages: files, regions of processes, modules.
+"""A system's records beyond its pages: files, regions of processes, modules.
 
-It is read when somebody asks for it, and not before: most runs do not. A system's module subclasses
-Inventory; Snapshot asks it and adds what follows from the page map.
+They are read on demand, since most runs do not need them. A system's module subclasses Inventory;
+Snapshot uses it, and adds facts from the page map.
 """
 
 from abc import ABC, abstractmethod
@@ -22,12 +22,12 @@ class FileObject:
     """A file as the system's kernel describes it."""
 
     path: str
-    """As processes see it. If nothing names the file, such as ``[inode 8 of ext4 on 254:0]``."""
+    """As processes see it. A file without a name has one such as ``[inode 8 of ext4 on 254:0]``."""
     kind: str
     """``file``, ``directory``, ``symbolic link``, ``block device`` or ``shared memory``; on
     Windows ``data`` or ``image``."""
     is_deleted: bool = False
-    """Whether its name was removed from its folder; the path is the one that it had."""
+    """Whether its name was removed from its folder; the path is then its former path."""
     size: int | None = None
     """Bytes of the whole file; None if not known."""
     file_system: str = ""
@@ -35,21 +35,21 @@ class FileObject:
     device: str = ""
     """Major and minor number of its file system, such as ``254:0``; empty if not known."""
     number: int | None = None
-    """Of its inode; None if not known."""
+    """Number of its inode; None if not known."""
     object_address: int = 0
     """Virtual address of its inode or file object in the kernel."""
 
 
 @dataclass(frozen=True)
 class File(FileObject):
-    """A file, and what is in memory of it."""
+    """A file, and its pages in memory."""
 
     pages: int = 0
-    """Page frames that hold a part of it."""
+    """The number of page frames that hold a part of it."""
     states: Mapping[str, int] = field(default_factory=dict)
-    """These frames by state, in words; states without any are left out."""
+    """The number of these frames by state, in words; states without frames are left out."""
     mapped: int = 0
-    """How many of these frames are mapped by a process."""
+    """The number of these frames that a process has mapped."""
     processes: tuple[Process, ...] = ()
     """The processes that have any of these frames."""
 
@@ -72,11 +72,11 @@ class FilePages:
     offset: NDArray[np.int64]
     """Bytes from the file's beginning to the frame's first byte; -1 if unknown."""
     length: NDArray[np.int64] | None = None
-    """Bytes of the frame that are the file's, the others are zeros; None where all are."""
+    """Bytes of each frame that belong to the file (the rest is zeros); None if all bytes do."""
 
     @classmethod
     def none(cls) -> "FilePages":
-        """Where nothing is known."""
+        """The value for a dump whose files are unknown."""
         return cls((), np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64))
 
     def of_frames(self, first: int, end: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -88,39 +88,39 @@ class FilePages:
         return file, offset
 
     def row(self, frame: int) -> int | None:
-        """The row of a frame; None for one without a file."""
+        """The row of a frame; None for a frame without a file."""
         at = int(np.searchsorted(self.frame, frame))
         return at if at < len(self.frame) and self.frame[at] == frame else None
 
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of a process's addresses that it has asked for, whether or not pages are there."""
+    """A range of addresses that a process has reserved, whether or not pages are there."""
 
     start: int
     end: int
     """The address behind the last byte."""
     protection: str
-    """What the process may do, such as ``r-x``. On Windows as the region was made; ``c`` in place
-    of ``w`` if writing makes a copy of a page."""
+    """The rights of the process, such as ``r-x``. On Windows the rights when the region was made;
+    ``c`` instead of ``w`` means copy-on-write."""
     is_private: bool
-    """On Linux whether writing makes a copy of a page, as other processes do not see it; on Windows
-    whether the memory is the process's own, not that of a section."""
+    """On Linux whether the mapping is private (copy-on-write); on Windows whether the memory
+    belongs to the process, and not to a section."""
     name: str = ""
     """Such as ``[heap]``, ``[stack]``, ``[vdso]``; empty for most."""
     file: str = ""
-    """Path of the file behind it; empty if there is none."""
+    """Path of the file behind it; empty without a file."""
     offset: int | None = 0
-    """Bytes into this file; None if not known."""
+    """Offset in this file in bytes; None if not known."""
     is_deleted: bool = False
     """Whether the file's name was removed."""
     is_special: bool = False
     """Whether the system itself made it and named it, as it does with ``[vdso]``."""
     kind: str = ""
-    """On Windows what it is beside usual memory and usual files: ``image``, ``device memory``,
-    ``AWE``, ``write watch``, ``large pages``, …"""
+    """The kind of an unusual region on Windows: ``image``, ``device memory``, ``AWE``, ``write
+    watch``, ``large pages``, …"""
     commit: int | None = None
-    """On Windows how many of its pages are charged to the process."""
+    """The number of its pages that Windows charges to the process."""
 
     @property
     def size(self) -> int:
@@ -129,7 +129,7 @@ class Region:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What is odd about it, in words of REGION_FINDINGS."""
+        """Its oddities, in words of REGION_FINDINGS."""
         if "x" not in self.protection or self.is_special:
             return ()
         odd = {
@@ -143,21 +143,21 @@ REGION_FINDINGS = {
     "private, writable, executable": "the process can write code there and run it",
     "executable without a file": "no file has the code that may run there",
 }
-"""The findings about regions, and their meanings. They are leads: programs that make code while
-they run have such regions, too."""
+"""The findings about regions, and their meanings. They are leads: programs that generate code at
+run time have such regions, too."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """A part of the kernel that was loaded later: a driver, or a module of Linux."""
+    """A loaded part of the kernel: a driver, or a module of Linux."""
 
     name: str
     ranges: tuple[tuple[int, int], ...]
-    """Its virtual addresses: the first one, and the end, of each part."""
+    """Its virtual addresses: first address and end of each part."""
     frames: tuple[int, ...]
     """The page frames behind them that the dump holds, ascending."""
     path: str = ""
-    """Of its file, where the system tells it."""
+    """Path of its file, if the system tells it."""
     object_address: int = 0
     """Virtual address of the object that describes it."""
 
@@ -168,15 +168,15 @@ class Module:
 
 
 class Inventory(ABC):
-    """What a system tells if asked. All of it may be None: then nothing could be found."""
+    """A system's records, read on demand. Each may be None if it could not be found."""
 
     modules_cost_little: ClassVar[bool] = False
-    """Whether `modules` follows a list that is known, and need not search all memory for it."""
+    """Whether `modules` follows a known list, without a search of all memory."""
 
     @property
     @abstractmethod
     def remarks(self) -> Sequence[str]:
-        """Sentences on missing or doubtful data in what was asked for so far."""
+        """Sentences on missing or doubtful data in the records read so far."""
 
     @abstractmethod
     def file_pages(self, records: FrameRecords | None) -> FilePages | None:
@@ -191,8 +191,8 @@ class Inventory(ABC):
         """The modules in the order of the system's list."""
 
     def unlisted_modules(self) -> tuple[Module, ...]:
-        """What lies in the kernel's memory as a module does, and is in no list of modules.
+        """Images in the kernel's memory that look like modules, but are in no list of modules.
 
-        Without names; empty where the system's modules cannot be told in that way.
+        They have no names. Empty if the system's modules cannot be recognised in this way.
         """
         return ()

@@ -1,7 +1,7 @@
 """The owners of each page, in batches of successive frames.
 
 All owners at once would take more memory than the mappings that they come from. So only the order
-of the mappings is kept, four bytes for each, and the owners are made one batch at a time.
+of the mappings is kept, four bytes for each, and the owners are made batch by batch.
 """
 
 from collections.abc import Collection, Iterator
@@ -36,8 +36,8 @@ class Owners:
     virtual: NDArray[np.uint64]
     """The first address at which the process has the page."""
     is_user: NDArray[np.bool_]
-    """Whether user mode may use the page there; otherwise it is the kernel's for this process
-    alone, such as a page table."""
+    """Whether user mode may use the page there. Otherwise the kernel uses it for this process
+    alone, for example as a page table."""
 
     @classmethod
     def join(cls, batches: list["Owners"]) -> "Owners":

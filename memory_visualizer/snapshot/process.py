@@ -35,7 +35,7 @@ STATE_WORDS = ("starting", "ending", "known by its page tables only")
 
 @dataclass(frozen=True)
 class Process:
-    """A process as the kernel's object tells: `_EPROCESS`, or on Linux `task_struct`."""
+    """A process, by the kernel's object: `_EPROCESS`, or on Linux `task_struct`."""
 
     pid: int
     ppid: int
@@ -44,12 +44,12 @@ class Process:
     dtb: int
     """Physical address of its top-level page table; 0 where it has none (kernel threads)."""
     object_address: int
-    """Virtual address of its object in the kernel, or its physical address where the kernel's
-    tables that lead there are lost; 0 where only its page tables were found."""
+    """Virtual address of its object in the kernel, or the physical address if the kernel's tables
+    that lead there are lost; 0 if only its page tables were found."""
     created: datetime | None
-    """When it was made, by the system's own clock, UTC; None where that is not known."""
+    """When it was created, by the system's own clock, UTC; None if not known."""
     exited: datetime | None
-    """When it ended; None while it lives, or where only the object's state tells its end."""
+    """When it ended; None while it lives, or if only the object's state tells its end."""
     is_alive: bool
     """Whether its page tables are in use: it runs, starts, or has not quite ended."""
     is_listed: bool

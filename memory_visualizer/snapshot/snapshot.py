@@ -57,10 +57,10 @@ class Snapshot(PageMap):
     """The analysis of a dump: the page map, and the findings behind it."""
 
     mapping_count: NDArray[np.uint32]
-    """How many mappings lead to each frame; the kernel's mappings, which all share, count once."""
+    """The number of mappings of each frame; the kernel's mappings, which all share, count once."""
     dump: Dump
     system: System | None
-    """Such as Windows 6.1; None where no system is known."""
+    """Such as Windows 6.1; None if the system is unknown."""
     time: datetime | None
     """When the dump was taken, by the system's own clock, UTC."""
     paging: Paging | None
@@ -72,7 +72,7 @@ class Snapshot(PageMap):
     """Every mapping of live processes; `space` is an index in `processes`, or SHARED. On Linux,
     whose kernel maps all memory, only the mappings of single processes."""
     kernel_dtb: int | None = None
-    """Physical address of the kernel's own top-level page table, where that is known."""
+    """Physical address of the kernel's own top-level page table; None if not known."""
     kernel_paging: Paging | None = None
     """The paging of a Linux kernel's own tables; on ARM they cover one half of the addresses."""
     kernel_roots: tuple[int, ...] = ()
@@ -80,9 +80,9 @@ class Snapshot(PageMap):
     frame_records: FrameRecords | Callable[["Snapshot"], FrameRecords | tuple[str, ...]] | None = (
         None
     )
-    """The kernel's own records of its frames; or a function that reads them at the first access, or
-    gives sentences on why they are not believed. See `records`. It is a function of a module, or a
-    partial one, so that a snapshot can be pickled."""
+    """The kernel's own records of its frames, or a function that reads them at the first access
+    (see `records`). The function may instead return sentences on why they are not believed. It is a
+    function of a module, or a partial of it, so that a snapshot can be pickled."""
     remarks: tuple[str, ...] = ()
     """Sentences for the user on facts that could not be found out."""
     copies: tuple[Process, ...] = ()
@@ -91,16 +91,16 @@ class Snapshot(PageMap):
     inventory: Inventory | None = None
     """Files, regions and modules, which are read at the first access; None if nothing is known."""
     booted: datetime | None = None
-    """When the system was started, by its own clock, UTC; None where that is not known."""
+    """When the system was started, by its own clock, UTC; None if not known."""
     vmcoreinfo: bytes = b""
-    """A Linux kernel's description of itself, as lines of text; empty where it has none."""
+    """A Linux kernel's description of itself, as lines of text; empty if there is none."""
     contradicted: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Frames, ascending, of mappings that were left out, because a Linux kernel's records
     contradict them."""
 
     @cached_property
     def records(self) -> FrameRecords | None:
-        """What the kernel says of each frame; None where the dump does not tell it.
+        """The kernel's records of its frames; None if they are not known.
 
         Windows' records are read at the first access.
         """
@@ -117,7 +117,7 @@ class Snapshot(PageMap):
     def with_last_owners(self, chosen: Collection[int] | None) -> Self:
         """The snapshot with only the chosen processes, by their index, as former owners of frames.
 
-        The snapshot itself where `chosen` is None.
+        If `chosen` is None, this is the snapshot itself.
         """
         if chosen is None or self.records is None:
             return self
@@ -125,7 +125,7 @@ class Snapshot(PageMap):
 
     @property
     def has_read_records(self) -> bool:
-        """Whether the records are known already, or known not to be there."""
+        """Whether the records were read already, or are known to be missing."""
         return not callable(self.frame_records) or "_told" in vars(self)
 
     @property
@@ -140,12 +140,12 @@ class Snapshot(PageMap):
 
     @property
     def state_kind(self) -> StateKind:
-        """What the codes of `states` mean: PageState on Linux, WindowsState on Windows."""
+        """The meaning of the codes of `states`: PageState on Linux, WindowsState on Windows."""
         return self.records.kind if self.records else PageState
 
     @cached_property
     def uses(self) -> NDArray[np.uint8] | None:
-        """The PageUse of each frame, as far as it is known; None where `states` is."""
+        """The PageUse of each frame, as far as it is known; None if `states` is None."""
         if self.records is None:
             return None
         if self.records.uses is None and self.state_kind is PageState:
@@ -154,7 +154,7 @@ class Snapshot(PageMap):
 
     @cached_property
     def file_pages(self) -> FilePages:
-        """Which frames hold parts of files; none where `remarks` or the inventory's tell why."""
+        """The frames that hold parts of files; if empty, `remarks` or the inventory's tell why."""
         return FilePages.none() if self._found_pages is None else self._found_pages
 
     @property
@@ -168,7 +168,7 @@ class Snapshot(PageMap):
 
     @cached_property
     def files(self) -> tuple[File, ...]:
-        """The files of which something is in memory, in the order of FilePages.files."""
+        """The files with pages in memory, in the order of FilePages.files."""
         from memory_visualizer.snapshot.filelist import files_in_memory
 
         return files_in_memory(
@@ -181,9 +181,9 @@ class Snapshot(PageMap):
         )
 
     def file_of(self, frame: int) -> tuple[FileObject, int | None] | None:
-        """The file of which a frame holds a part, and the offset in it; None for all others.
+        """The file behind a frame, and the offset in it; None for a frame without a file.
 
-        The offset in bytes is None if it is unknown. Of an image it is the place in the file, too,
+        The offset in bytes is None if it is unknown. It is the place in the file for images, too,
         not the address in memory.
         """
         pages = self.file_pages
@@ -194,7 +194,7 @@ class Snapshot(PageMap):
         return pages.files[pages.file[row]], None if offset < 0 else offset
 
     def regions(self, process: Process) -> tuple[Region, ...] | None:
-        """The regions of one of `processes` by their addresses; None if they are not known."""
+        """The regions of a process of `processes`, by address; None if they are not known."""
         return self.inventory.regions(process) if self.inventory else None
 
     @cached_property
@@ -337,7 +337,7 @@ class Snapshot(PageMap):
     def pages(self, process: Process) -> NDArray[np.int64]:
         """The page frames that user mode of a process has, by PFN, each once.
 
-        ValueError if it is not one of `processes`; so for the methods below.
+        ValueError if it is not in `processes`. This also holds for the methods below.
         """
         space = self._index(process)
         mappings = self.mappings
@@ -418,7 +418,7 @@ class Snapshot(PageMap):
         return {state: int(counts[state]) for state in self.state_kind}
 
     def use_counts(self) -> NDArray[np.int64]:
-        """Frames of each use and state, shape (uses, states); of none where unknown."""
+        """The number of frames of each use and state, shape (uses, states); zeros if unknown."""
         shape = len(PageUse), len(self.state_kind)
         if self.states is None or self.uses is None:
             return np.zeros(shape, np.int64)
@@ -426,7 +426,7 @@ class Snapshot(PageMap):
         return count_values(both, shape[0] * shape[1]).reshape(shape)
 
     def finding_counts(self) -> dict[RecordFinding, int]:
-        """Count the frames of each RecordFinding but NONE; nothing where no records are known."""
+        """Count the frames of each RecordFinding except NONE; empty without records."""
         if self.records is None or self.records.findings is None:
             return {}
         counts = count_values(self.records.findings, len(RecordFinding))
