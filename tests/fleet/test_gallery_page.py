@@ -76,6 +76,32 @@ def test_pictures_filters_and_order(index: "Page") -> None:
 
 
 @both_browsers
+def test_ranges(index: "Page") -> None:
+    """Ends are included, and an open end does not narrow; failed dumps are in no range."""
+    assert index.locator("#least").is_hidden()
+    for measure, least, most, expected in (
+        ("bytes", "32", "32", 3),
+        ("bytes", "33", "", 0),
+        ("processes", "", "13", 0),
+        ("processes", "14", "", 3),
+        ("unlinked", "1", "", 2),
+        ("time", "2026-11-20", "2026-11", 3),
+        ("time", "2026-11-20 11", "", 0),
+        ("time", "", "2026-11-19", 0),
+        ("leads", "many", "", 4),
+    ):
+        index.select_option("#measure", measure)
+        index.fill("#least", least)
+        index.fill("#most", most)
+        assert len(cards(index)) == expected, (measure, least, most)
+    index.reload()
+    assert index.input_value("#least") == "many"
+    index.select_option("#measure", "")
+    assert index.locator("#most").is_hidden()
+    assert len(cards(index)) == 4
+
+
+@both_browsers
 def test_on_which_machines_is_it_unlinked(index: "Page") -> None:
     index.keyboard.press("/")
     index.keyboard.type("ROOTKIT")

@@ -8,10 +8,13 @@ interface PageElements {
   facts: HTMLElement;
   filters: HTMLElement;
   heads: HTMLElement;
+  least: HTMLInputElement;
   legend: HTMLElement;
   "match-count": HTMLElement;
   "match-list": HTMLElement;
   matches: HTMLElement;
+  measure: HTMLSelectElement;
+  most: HTMLInputElement;
   none: HTMLElement;
   rows: HTMLElement;
   search: HTMLInputElement;

@@ -1,6 +1,16 @@
 // The gallery: the dumps that pass the filters and the search, as pictures or as a table.
 
-const state = { order: "name", down: false, table: false, filters: [], text: "", kind: "" };
+const state = {
+  order: "name",
+  down: false,
+  table: false,
+  filters: [],
+  text: "",
+  kind: "",
+  measure: "",
+  least: "",
+  most: "",
+};
 let answer = { found: [], count: 0, inDump: new Map() }; // of the search for names
 /** @type {Match | null} */
 let match = null; // the chosen name among these
@@ -153,7 +163,13 @@ function shown() {
     seeksDumps && `${dump.name}\n${dump.source}\n${dump.system}`.toLowerCase().includes(text);
   const isFound = (dump) =>
     match ? match.dumps.includes(dump.number) : isNamed(dump) || answer.inDump.has(dump.number);
-  const some = dumps.filter((dump) => passes(dump, state.filters) && (!text || isFound(dump)));
+  const { measure, least, most } = state;
+  const some = dumps.filter(
+    (dump) =>
+      passes(dump, state.filters) &&
+      (!measure || isWithin(dump, measure, least, most)) &&
+      (!text || isFound(dump)),
+  );
   return sorted(some, state.order, state.down);
 }
 
@@ -252,6 +268,7 @@ function keepInAddress() {
   if (state.order !== "name" || state.down)
     words.set("sort", state.down ? `-${state.order}` : state.order);
   if (state.filters.length) words.set("only", state.filters.map((one) => one.id).join(","));
+  if (state.measure) words.set("range", [state.measure, state.least, state.most].join("~"));
   if (state.table) words.set("view", "table");
   const hash = words.size ? `#${words}` : "";
   if (hash !== location.hash) history.replaceState(null, "", hash || location.pathname);
@@ -269,9 +286,20 @@ function readAddress() {
   state.down = sort.startsWith("-");
   const only = (words.get("only") ?? "").split(",");
   state.filters = FILTERS.filter((filter) => only.includes(filter.id));
+  const [measure, least, most] = (words.get("range") ?? "").split("~");
+  setRange(measure in MEASURES ? measure : "", least ?? "", most ?? "");
   state.table = words.get("view") === "table";
   byId("search").value = state.text;
   byId("search-kind").value = state.kind;
+}
+
+// The range of a measure that is shown; without a measure, its ends are hidden.
+function setRange(measure, least = "", most = "") {
+  Object.assign(state, { measure, least, most });
+  byId("measure").value = measure;
+  byId("least").value = least;
+  byId("most").value = most;
+  byId("least").hidden = byId("most").hidden = !measure;
 }
 
 // -- beginning ----------------------------------------------------------------------------------
@@ -337,6 +365,18 @@ function prepare() {
     state.down = Boolean(ORDERS[state.order].down);
     draw();
   });
+  byId("measure").append(
+    ...Object.entries(MEASURES).map(([id, { title }]) => element("option", { value: id }, title)),
+  );
+  byId("measure").addEventListener("change", () => {
+    setRange(byId("measure").value);
+    draw();
+  });
+  for (const id of /** @type {("least" | "most")[]} */ (["least", "most"]))
+    byId(id).addEventListener("input", () => {
+      state[id] = byId(id).value;
+      draw();
+    });
   byId("turn").addEventListener("click", () => sortBy(state.order));
   for (const [id, table] of /** @type {[any, boolean][]} */ ([
     ["as-cards", false],
@@ -348,6 +388,7 @@ function prepare() {
     });
   byId("clear").addEventListener("click", () => {
     state.filters = [];
+    setRange("");
     state.text = byId("search").value = "";
     search();
   });

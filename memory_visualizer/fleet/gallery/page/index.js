@@ -57,3 +57,34 @@ function passes(dump, chosen) {
     chosen.some((filter) => filter.group === group && filter.holds(dump)),
   );
 }
+
+// Measures of which a range may be asked for: the unit of its ends, and the value of a dump in it.
+const MEASURES = {
+  bytes: { title: "memory, MiB", of: (dump) => dump.bytes / 2 ** 20 },
+  time: { title: "time, UTC", of: (dump) => dump.time, isText: true },
+  processes: { title: "processes", of: (dump) => dump.processes },
+  unlinked: { title: "unlinked", of: (dump) => dump.unlinked },
+  leads: { title: "leads", of: (dump) => dump.leadCount },
+  remarks: { title: "remarks", of: (dump) => dump.remarks },
+};
+
+// A time as it is typed, such as "2026-11-20 10", as the beginning of one in ISO 8601.
+const asTime = (text) => text.trim().replace(" ", "T");
+
+/**
+ * Whether a dump is within a range, ends included; an empty end, or one that is not a number, is
+ * open. Failed dumps, and dumps without a time, are in no range that has an end.
+ */
+function isWithin(dump, measure, least, most) {
+  const { of, isText } = MEASURES[measure];
+  const value = of(dump);
+  if (isText) {
+    const [from, to] = [asTime(least), asTime(most)];
+    if (!from && !to) return true;
+    // "2026-11" as the end means all of November.
+    return value !== "" && value >= from && (!to || value.slice(0, to.length) <= to);
+  }
+  const [from, to] = [least, most].map((text) => (text.trim() ? Number(text) : Number.NaN));
+  if (Number.isNaN(from) && Number.isNaN(to)) return true;
+  return dump.done && !(value < from) && !(value > to);
+}
