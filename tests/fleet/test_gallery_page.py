@@ -45,7 +45,7 @@ def _thumbnail(folder: Path) -> Path:
 
 
 def cards(page: "Page") -> list[str]:
-    return page.locator("#cards h2").all_inner_texts()
+    return page.locator("#cards h2").all_text_contents()
 
 
 @both_browsers
