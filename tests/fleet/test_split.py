@@ -308,7 +308,7 @@ def test_another_file_on_a_worker(tmp_path: Path) -> None:
             path.write_bytes(b"\1" * MIB)
             return super().submit(work, *arguments)
 
-    with pytest.raises(BadInputError, match="another file for a worker"):
+    with pytest.raises(BadInputError, match="not the same file on all machines"):
         SplitScan(Elsewhere(), workers=1)(dump, [BannerSearch().visitor])
 
 

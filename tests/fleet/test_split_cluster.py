@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from distributed import Client
 
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.task import Options, analyse
@@ -23,6 +22,8 @@ def test_a_worker_that_is_killed_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has a range, and never ends it; another worker does it, and the outputs are the same."""
+    from distributed import Client  # Windows' Python in these tests cannot import it
+
     monkeypatch.setitem(
         test_cluster._ENVIRONMENT, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "3"
     )
