@@ -240,7 +240,7 @@ def test_split_dumps_are_those_of_one_machine(
     ("fault", "kind", "sentence"),
     [
         (killed("a"), MemoryVisualizerError, "each worker that analysed it ended: "),
-        (ImportError("No module named 'x'"), ClusterError, "do not have all .* No module named"),
+        (ImportError("No module named 'x'"), ClusterError, "lack a package .* No module named"),
         (CancelledError(), ClusterError, "gone"),
         (CommClosedError("closed"), ClusterError, "gone"),
         (BadInputError("a is cut"), BadInputError, "a is cut"),
