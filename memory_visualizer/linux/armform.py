@@ -101,8 +101,9 @@ class TopLevelSearch(Search[_Tops]):
 
 def _weighed(tops: NDArray[np.int64], tables: Words) -> NDArray[np.int64]:
     """The rows for tables with these contents."""
-    is_users = (tables & _NO_PRIVILEGED_EXECUTION).any(axis=1)
     unused = np.count_nonzero(tables == 0, axis=1)
+    barred = np.count_nonzero(tables & _NO_PRIVILEGED_EXECUTION, axis=1)
+    is_users = 2 * barred > tables.shape[1] - unused  # a single altered entry decides nothing
     return np.column_stack((is_users, unused, tops))
 
 

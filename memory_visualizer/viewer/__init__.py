@@ -39,23 +39,12 @@ from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import AnyColumn, PageColumns, Scattered
 from memory_visualizer.viewer.dumpfile import about_file
-from memory_visualizer.viewer.htmlfile import file_of, source
+from memory_visualizer.viewer.htmlfile import MAP_SCRIPTS, file_of, source
 from memory_visualizer.viewer.inventory import module_columns, region_columns
 from memory_visualizer.yara import Hits
 
 _SCRIPTS = (
-    "dom",
-    "columns",
-    "data",
-    "list",
-    "folding",
-    "layout",
-    "colour",
-    "tiles",
-    "map",
-    "strip",
-    "card",
-    "legend",
+    *MAP_SCRIPTS,
     "uses",
     "processes",
     "files",

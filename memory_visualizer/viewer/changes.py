@@ -31,21 +31,10 @@ from memory_visualizer.snapshot.pagemap import PageClass
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import Column, pack
-from memory_visualizer.viewer.htmlfile import file_of
+from memory_visualizer.viewer.htmlfile import MAP_SCRIPTS, file_of
 
 _SCRIPTS = (
-    "dom",
-    "columns",
-    "data",
-    "list",
-    "folding",
-    "layout",
-    "colour",
-    "tiles",
-    "map",
-    "strip",
-    "card",
-    "legend",
+    *MAP_SCRIPTS,
     "goto",
     "link",
     "series",

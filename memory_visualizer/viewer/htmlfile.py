@@ -27,6 +27,22 @@ D3 = (
 )
 """Parts of D3 in the order of their dependencies: d3-zoom and the parts that it needs."""
 
+MAP_SCRIPTS = (
+    "dom",
+    "columns",
+    "data",
+    "list",
+    "folding",
+    "layout",
+    "colour",
+    "tiles",
+    "map",
+    "strip",
+    "card",
+    "legend",
+)
+"""The scripts of each page with a map, in the order of their dependencies."""
+
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -69,6 +85,7 @@ def file_of(
         ),
         **parts,
     }
+    known["head"] = _PLACEHOLDER.sub(lambda found: known[found[1]], source("page/head.html"))
     # All placeholders are replaced in one pass, so that no text from the dump is taken for one.
     return _PLACEHOLDER.sub(lambda found: known[found[1]], own(template))
 

@@ -160,15 +160,7 @@ async function start() {
 
   map.on("view", link);
   map.on("pick", (frame) => update({ pin: frame === state.pin ? -1 : frame }));
-  byId("zoom-in").addEventListener("click", () => map.zoomBy(2));
-  byId("zoom-out").addEventListener("click", () => map.zoomBy(0.5));
-  byId("zoom-fit").addEventListener("click", () => map.fit(true));
-  byId("skip").addEventListener("click", () => map.canvas.focus());
-  byId("help-open").addEventListener("click", () => byId("help").showModal());
-  byId("side-open").addEventListener("click", () => {
-    const isOpen = document.body.classList.toggle("side-shown");
-    byId("side-open").setAttribute("aria-expanded", String(isOpen));
-  });
+  connectButtons(map);
   addEventListener("hashchange", follow);
   for (const medium of ["(prefers-color-scheme: dark)", "print"]) {
     matchMedia(medium).addEventListener("change", () => {

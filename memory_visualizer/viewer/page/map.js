@@ -478,3 +478,16 @@ class MapView {
     }
   }
 }
+
+// The buttons around a map, which each page with one has.
+function connectButtons(map) {
+  byId("zoom-in").addEventListener("click", () => map.zoomBy(2));
+  byId("zoom-out").addEventListener("click", () => map.zoomBy(0.5));
+  byId("zoom-fit").addEventListener("click", () => map.fit(true));
+  byId("skip").addEventListener("click", () => map.canvas.focus());
+  byId("help-open").addEventListener("click", () => byId("help").showModal());
+  byId("side-open").addEventListener("click", () => {
+    const isOpen = document.body.classList.toggle("side-shown");
+    byId("side-open").setAttribute("aria-expanded", String(isOpen));
+  });
+}
