@@ -72,7 +72,7 @@ def test_top_levels_that_do_not_fill_a_page(entries: int, bits: tuple[int, int])
     table = np.array([0x1_0003, 0, 0x2_0003], np.uint64)
     words = np.zeros((7, 512), np.uint64)
     words[:6, 0], words[:6, entries - 1] = table[0], table[2]
-    words[0, 0] |= np.uint64(1 << 59)  # a process's table
+    words[0, [0, entries - 1]] |= np.uint64(1 << 59)  # a process's table
     words[2, 300] = 7  # data behind it
     words[3, entries - 1] |= np.uint64(0x40)  # a descriptor of a page
     words[4, entries] = table[2]  # more than any kernel has
@@ -80,6 +80,19 @@ def test_top_levels_that_do_not_fill_a_page(entries: int, bits: tuple[int, int])
     search = TopLevelSearch()
     search.scan(np.arange(20, 27), words)
     assert search.tops == [(21, bits), (20, bits)]
+
+
+def test_an_altered_entry_does_not_make_a_table_a_processs() -> None:
+    """Most entries of a process's table bar the kernel from executing its pages."""
+    words = np.zeros((3, 512), np.uint64)
+    words[:, [0, 1, 15]] = 0x1_0003
+    barred = np.uint64(1 << 59)
+    words[0, [0, 1, 15]] |= barred
+    words[1, [0, 15]] |= barred  # a process's, one entry altered
+    words[2, 1] |= barred  # the kernel's, one entry altered
+    search = TopLevelSearch()
+    search.scan(np.arange(20, 23), words)
+    assert search.tops == [(22, (12, 52)), (20, (12, 52)), (21, (12, 52))]
 
 
 @pytest.mark.parametrize(
