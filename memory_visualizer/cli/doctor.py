@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from memory_visualizer.cli.command import say
 from memory_visualizer.packages import how_to_get, quoted
+from memory_visualizer.printable import printable
+from memory_visualizer.version import __version__
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +31,22 @@ class Part:
     """How to install it."""
     is_needed: bool = False
     """Whether the program does not work without it."""
+
+
+def main(program: str) -> int:
+    """List the optional parts that are present, and how to get the others; the exit code."""
+    parts = examine()
+    print(f"{program} {__version__}")
+    names, places = ([getattr(part, field) or "-" for part in parts] for field in ("name", "found"))
+    name_width, place_width = (max(map(len, texts)) for texts in (names, places))
+    for part, name, place in zip(parts, names, places, strict=True):
+        line = f"  {name:<{name_width}}  {printable(place):<{place_width}}  {part.purpose}"
+        print(line if part.found else f"{line}: {part.remedy}")
+    missing = [part.name for part in parts if part.is_needed and not part.found]
+    if missing:
+        sys.stdout.flush()
+        say(program, f"missing, and needed: {', '.join(missing)}")
+    return int(bool(missing))
 
 
 def examine() -> list[Part]:
