@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import merge_runs
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.limeheaders import (
     HEADER,
@@ -37,6 +37,7 @@ from memory_visualizer.formats.limeheaders import (
     zero_blocks,
 )
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.formats.reach import near_pieces
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"

@@ -22,12 +22,12 @@ from memory_visualizer.formats.base import (
     Words,
     ahead,
     block_starts,
-    near_pieces,
     runs_of,
 )
 from memory_visualizer.formats.files import ask, read_at
 from memory_visualizer.formats.inside import lacks
-from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
+from memory_visualizer.formats.reach import last_of_each
+from memory_visualizer.units import PAGE_SIZE
 
 _CACHE_SIZE = 32 << 20
 """Bytes of unpacked blocks that are cached."""
@@ -98,28 +98,8 @@ def place_frames(
     DamagedInputError, unless `lenient`, for frames so far away that no machine has them there;
     BadInputError if no frame is left.
     """
-    far = frame >= MAX_FRAMES
-    if far.any():
-        sentence = (
-            f"{path} says that it holds page frame {int(frame[far][0]):#x}; this program stops at"
-            f" {MAX_FRAMES:#x} (16 TiB)"
-        )
-        if not lenient:
-            raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; {np.count_nonzero(far):,} pages were left out")
-    # In the reversed list, the last of equal frames comes first.
-    frames, last = np.unique(frame[::-1], return_index=True)
-    chosen = frame.size - 1 - last[frames < MAX_FRAMES]
-    twice = frame.size - frames.size
-    if twice:
-        remarks.append(f"{path} holds {twice:,} pages more than once; the later copies were used")
-    if not chosen.size:
-        raise BadInputError(f"{path} holds no page of memory")
-    places = Places(frame[chosen], block[chosen], row[chosen])
-    runs = runs_of(places.frame)
-    near, left_out = near_pieces(path, *(runs * PAGE_SIZE).T, lenient=lenient)
-    remarks += left_out
-    return places if near.all() else places[np.repeat(near, runs[:, 1])]
+    chosen = last_of_each(path, frame, lenient=lenient, remarks=remarks, tells_copies=True)
+    return Places(frame[chosen], block[chosen], row[chosen])
 
 
 class BlocksDump(Dump):

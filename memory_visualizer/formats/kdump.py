@@ -27,9 +27,6 @@ from memory_visualizer.formats.base import (
     PlainPages,
     Words,
     ahead,
-    near_frames,
-    near_left_out,
-    near_pieces,
     numbers_in,
     runs_of,
 )
@@ -43,6 +40,7 @@ from memory_visualizer.formats.kdumpheaders import (
     Layout,
 )
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.formats.reach import near_frames, near_left_out, near_pieces
 from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE

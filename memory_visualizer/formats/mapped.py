@@ -22,11 +22,11 @@ from memory_visualizer.formats.base import (
     PlainPages,
     Words,
     ahead,
-    near_pieces,
 )
 from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
 from memory_visualizer.formats.inside import InsidePath, is_content
+from memory_visualizer.formats.reach import near_pieces
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]

@@ -27,7 +27,7 @@ from memory_visualizer.formats.base import NO_RUNS, runs_of
 from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import read_at
 from memory_visualizer.formats.paths import as_path
-from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump, last_of_each
+from memory_visualizer.formats.placed import FILLED, SPECIAL, PlacedDump
 from memory_visualizer.formats.qemulayout import Part, frames_of, layout_of
 from memory_visualizer.formats.qemustream import (
     XBZRLE,
@@ -36,6 +36,7 @@ from memory_visualizer.formats.qemustream import (
     Stream,
     read_stream,
 )
+from memory_visualizer.formats.reach import last_of_each
 from memory_visualizer.units import PAGE_SIZE
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.qemustream import Contents
-from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
+from memory_visualizer.units import PAGE_SIZE
 
 _TAIL = 1 << 20
 """Bytes at the end of the file in which the names of devices tell the machine's type."""
@@ -113,5 +113,5 @@ def frames_of(
             continue
         inside = (block == number) & (page >= part.page) & (page < part.page + part.count)
         frame[inside] = page[inside] - part.page + part.frame
-    [row] = np.nonzero((frame >= 0) & (frame < MAX_FRAMES))
+    row = np.flatnonzero(frame >= 0)
     return frame[row], row

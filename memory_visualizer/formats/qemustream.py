@@ -26,6 +26,8 @@ _WINDOW = 1 << 20
 _FEW_AHEAD = _WINDOW // 16
 _FEW_IN_ORDER = 16
 _MAX_BLOCKS = 1 << 12
+_MAX_TEXT, _MAX_CAPABILITIES = 1 << 16, 256
+"""Bytes of a name, and capabilities; a stream with more is broken."""
 _FEW_PAGES = 1 << 21
 """Any block with a bitmap may have so many pages."""
 _FOR_EACH = 1024
@@ -100,7 +102,10 @@ class Stream:
 
     def text(self, width: int = 1) -> bytes:
         """The next name; its length comes before it, as a number of `width` bytes."""
-        return self.take(min(self.number(width), 1 << 16))
+        length = self.number(width)
+        if length > _MAX_TEXT:
+            raise CutError
+        return self.take(length)
 
     def bitmap(self, count: int) -> Bitmap:
         """The next bitmap, of `count` bits; CutError if it is cut off."""
@@ -163,7 +168,10 @@ def _read_subsection(reader: Stream) -> set[bytes]:
     name = reader.text()
     reader.skip(4)
     if name == b"configuration/capabilities":
-        return {reader.text() for _ in range(min(reader.number(4), 256))}
+        count = reader.number(4)
+        if count > _MAX_CAPABILITIES:
+            raise CutError
+        return {reader.text() for _ in range(count)}
     sizes = {b"configuration/target-page-bits": 4, b"configuration/uuid": 16}
     if name not in sizes:
         raise CutError
@@ -207,7 +215,8 @@ def _read_ram(reader: Stream, contents: Contents, capabilities: set[bytes]) -> N
         name = contents.current
         kind = flags & ~_CONTINUE
         page = address // PAGE_SIZE
-        if name not in contents.blocks or kind not in (_ZERO, _PAGE, XBZRLE, ZLIB):
+        is_known = name in contents.blocks and kind in (_ZERO, _PAGE, XBZRLE, ZLIB)
+        if not is_known or page >= contents.blocks[name].size // PAGE_SIZE:
             reader.position = before
             raise CutError
         if kind in (_ZERO, _PAGE):
