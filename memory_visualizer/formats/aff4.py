@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
-from memory_visualizer.formats.base import NO_RUNS, near_frames, near_left_out
+from memory_visualizer.formats.base import NO_RUNS
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, InsidePath, keep_open
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.formats.reach import near_frames, near_left_out
 from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import merge_runs
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import base
-from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead, near_pieces
+from memory_visualizer.formats.base import BlockWork, Dump, Words, ahead
+from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.limeheaders import (
     HEADER,
@@ -37,6 +38,7 @@ from memory_visualizer.formats.limeheaders import (
     zero_blocks,
 )
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.formats.reach import near_pieces
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
 _STREAM_BEGIN = b"\xff\x06\x00\x00sNaPpY"
@@ -139,9 +141,7 @@ class AvmlDump(Dump):
         twice[1:] = chunks.address[1:] < end_before
         if twice.any():
             sentence = f"{path} holds memory at {chunks.address[twice][0]:#x} in several places"
-            if not lenient:
-                raise DamagedInputError(sentence)
-            remarks.append(f"{sentence}; one of them was used")
+            report_damage(sentence, remarks, lenient=lenient, then="one of them was used")
             chunks = chunks[~twice]
         near, left_out = near_pieces(path, chunks.address, chunks.length, lenient=lenient)
         chunks = chunks[near]

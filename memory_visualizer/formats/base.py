@@ -15,17 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import joined_runs, runs_without
-from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.limits import Budget
-from memory_visualizer.printable import binary_size, counted, printable
+from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.scratch import column
 from memory_visualizer.units import PAGE_SIZE
-
-_NEAR_FRAMES = 2**21
-"""8 GiB of addresses, which any dump may use."""
-_FRAMES_FOR_EACH = 1024
-"""Even a dump without free, cached and user pages holds more than one page in this many."""
 
 BLOCK_FRAMES = 4096
 """Frames in a block of `Dump.each_block`, at most: 16 MiB."""
@@ -462,58 +456,6 @@ def block_starts(frames: NDArray[np.int64], within: range | None) -> range:
         return starts
     first, end = np.searchsorted(frames[::BLOCK_FRAMES], [within.start, within.stop]).tolist()
     return starts[first:end]
-
-
-def near_pieces(
-    path: Path, start: NDArray[np.int64], length: NDArray[np.int64], *, lenient: bool
-) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which pieces of memory, given in bytes, a machine with this much memory can have; remarks.
-
-    Machines have holes, even of a terabyte, and tools leave pages out; but no dump of a terabyte of
-    addresses holds only a few megabytes. This program keeps some bytes for each frame up to the
-    last, held or not, so false headers must not decide their number. DamagedInputError for pieces
-    too far away, unless `lenient` and there are others.
-    """
-    near = np.ones(start.size, np.bool_)
-    remarks: list[str] = []
-    while near.any():  # without the far pieces, other pieces may be too far for the rest
-        size = int(length[near].sum())
-        far = near & (start + length > near_frames(size) * PAGE_SIZE)
-        if not far.any():
-            break
-        sentence = (
-            f"{path} says that it holds memory at physical address {start[far][0]:#x}, far too high"
-            f" for the {binary_size(size)} that it holds in all"
-        )
-        near &= ~far
-        if not lenient or not near.any():
-            raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; it was left out")
-    return near, remarks
-
-
-def near_frames(size: int) -> int:
-    """The number of frames up to which a machine may have memory, if `size` bytes are held."""
-    return max(_NEAR_FRAMES, _FRAMES_FOR_EACH * (size // PAGE_SIZE))
-
-
-def near_left_out(
-    path: Path, runs: NDArray[np.int64], limit: int
-) -> tuple[NDArray[np.int64], list[str]]:
-    """Runs of pages that a dump leaves out (as `Dump.runs`), up to page `limit`; remarks.
-
-    The reason is that of `near_frames`: a false header must not decide on the number of frames.
-    """
-    near = runs[runs[:, 0] < limit]
-    count = np.minimum(near[:, 1], limit - near[:, 0])
-    beyond = int(runs[:, 1].sum()) - int(count.sum())
-    if not beyond:
-        return runs, []
-    remark = (
-        f"{path} says that it leaves out {counted(beyond, 'page')} too high for the memory that it"
-        " holds; they count as absent"
-    )
-    return np.stack((near[:, 0], count), axis=1), [remark]
 
 
 def numbers_in(runs: NDArray[np.int64]) -> NDArray[np.int64]:

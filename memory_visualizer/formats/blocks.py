@@ -1,11 +1,10 @@
 """Dumps whose frames lie in compressed blocks, a few frames in each."""
 
-import threading
 from abc import abstractmethod
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Self, TypeVar
@@ -22,15 +21,13 @@ from memory_visualizer.formats.base import (
     Words,
     ahead,
     block_starts,
-    near_pieces,
     runs_of,
 )
+from memory_visualizer.formats.cache import PieceCache
 from memory_visualizer.formats.files import ask, read_at
 from memory_visualizer.formats.inside import lacks
-from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
-
-_CACHE_SIZE = 32 << 20
-"""Bytes of unpacked blocks that are cached."""
+from memory_visualizer.formats.reach import last_of_each
+from memory_visualizer.units import PAGE_SIZE
 
 _Result = TypeVar("_Result")
 
@@ -98,28 +95,8 @@ def place_frames(
     DamagedInputError, unless `lenient`, for frames so far away that no machine has them there;
     BadInputError if no frame is left.
     """
-    far = frame >= MAX_FRAMES
-    if far.any():
-        sentence = (
-            f"{path} says that it holds page frame {int(frame[far][0]):#x}; this program stops at"
-            f" {MAX_FRAMES:#x} (16 TiB)"
-        )
-        if not lenient:
-            raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; {np.count_nonzero(far):,} pages were left out")
-    # In the reversed list, the last of equal frames comes first.
-    frames, last = np.unique(frame[::-1], return_index=True)
-    chosen = frame.size - 1 - last[frames < MAX_FRAMES]
-    twice = frame.size - frames.size
-    if twice:
-        remarks.append(f"{path} holds {twice:,} pages more than once; the later copies were used")
-    if not chosen.size:
-        raise BadInputError(f"{path} holds no page of memory")
-    places = Places(frame[chosen], block[chosen], row[chosen])
-    runs = runs_of(places.frame)
-    near, left_out = near_pieces(path, *(runs * PAGE_SIZE).T, lenient=lenient)
-    remarks += left_out
-    return places if near.all() else places[np.repeat(near, runs[:, 1])]
+    chosen = last_of_each(path, frame, lenient=lenient, remarks=remarks, tells_copies=True)
+    return Places(frame[chosen], block[chosen], row[chosen])
 
 
 class BlocksDump(Dump):
@@ -148,9 +125,8 @@ class BlocksDump(Dump):
             path, format_, runs_of(places.frame), left_out=left_out, notes=notes, remarks=remarks
         )
         self._places, self._blocks = places, blocks
-        self._cached: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._cached_bytes = 0
-        self._lock = threading.Lock()
+        self._cache = PieceCache[NDArray[np.uint8]](lambda pages: pages.nbytes)
+        """Blocks of which a part was read: other parts may follow soon."""
 
     @abstractmethod
     def _unpack(self, packed: bytes, pages: int, kind: int) -> bytes:
@@ -196,24 +172,10 @@ class BlocksDump(Dump):
         for wanted in np.split(order, begins[1:]) if order.size else ():
             number = int(block[wanted[0]])
             whole = wanted.size >= self._blocks.pages[number]
-            unpacked = self._unpacked(file, number) if whole else self._kept(file, number)
+            unpack = partial(self._unpacked, file)
+            unpacked = unpack(number) if whole else self._cache.get(number, unpack)
             pages[wanted] = unpacked[row[wanted]]
         return pages.view(np.uint64)
-
-    def _kept(self, file: FileIO, number: int) -> NDArray[np.uint8]:
-        """A block of which a part is asked for. It is cached, since other parts may follow soon."""
-        with self._lock:
-            if (found := self._cached.get(number)) is not None:
-                self._cached.move_to_end(number)
-                return found
-        pages = self._unpacked(file, number)
-        with self._lock:
-            if number not in self._cached:
-                self._cached[number] = pages
-                self._cached_bytes += pages.nbytes
-            while self._cached_bytes > _CACHE_SIZE and len(self._cached) > 1:
-                self._cached_bytes -= self._cached.popitem(last=False)[1].nbytes
-        return pages
 
     def _unpacked(self, file: FileIO, number: int) -> NDArray[np.uint8]:
         blocks = self._blocks

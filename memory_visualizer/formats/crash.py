@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import runs_without
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
-from memory_visualizer.formats.base import NO_RUNS, near_frames
+from memory_visualizer.formats.base import NO_RUNS
 from memory_visualizer.formats.bitmap import Bitmap
 from memory_visualizer.formats.crashheaders import (
     BITMAP_HEADER,
@@ -32,6 +32,7 @@ from memory_visualizer.formats.crashheaders import (
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.formats.reach import near_frames
 from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 

@@ -23,9 +23,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import xpress
 from memory_visualizer.formats.blocks import BlockList, BlocksDump, place_frames
+from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.paths import as_path
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
@@ -190,17 +191,13 @@ def _find_old(
         table = _read_table(file, page, layout)
         where = f"{path}: the table of page frames at byte {page * PAGE_SIZE:,}"
         if table is None:
-            _complain(f"{where} is broken; the tables after it cannot be found", lenient, remarks)
+            sentence = f"{where} is broken; the tables after it cannot be found"
+            report_damage(sentence, remarks, lenient=lenient)
             return
         page, ranges = table
         if missing := _find_blocks(file, at + 1, ranges, found, size):
-            _complain(f"{where} lists {missing:,} pages that are missing", lenient, remarks)
-
-
-def _complain(sentence: str, lenient: bool, remarks: list[str]) -> None:
-    if not lenient:
-        raise DamagedInputError(sentence)
-    remarks.append(sentence)
+            sentence = f"{where} lists {missing:,} pages that are missing"
+            report_damage(sentence, remarks, lenient=lenient)
 
 
 def _layout(path: Path, file: FileIO, page: int) -> _Table:
@@ -359,7 +356,7 @@ def _find_new(path: Path, file: FileIO, found: _Found, lenient: bool, remarks: l
             f"{path} is a hibernation file without contents; Windows clears them on a resume"
         )
     for sentence in faults:
-        _complain(sentence, lenient, remarks)
+        report_damage(sentence, remarks, lenient=lenient)
     if not known:
         remarks.append(
             f"{path} comes from a version of Windows whose header ({header_size:,} bytes) is"

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics, xpress
 from memory_visualizer.formats.blocks import BlockList, BlocksDump, place_frames
+from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.printable import counted
 from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
 
 _HEADER = struct.Struct("<4s4xH16xQ")  # magic, sequence, place of the log
@@ -91,12 +93,15 @@ class HypervDump(BlocksDump):
                 place[number] = len(blocks)
                 kind = _STORED if length == _BLOCK_SIZE else _PACKED
                 blocks.append(at, length, _BLOCK_PAGES, kind)
-        frames, numbers, rows, missing = _expand(saved, place)
+        frames, numbers, rows, missing, homeless = _expand(saved, place)
         if missing:
             sentence = f"{path} ends too early, or is broken: {missing:,} pages are not there"
-            if not lenient:
-                raise DamagedInputError(sentence)
-            remarks.append(sentence)
+            report_damage(sentence, remarks, lenient=lenient)
+        if homeless:
+            remarks.append(
+                f"{path} does not tell the addresses of {counted(homeless, 'block')} of 1 MiB; left"
+                " out"
+            )
         places = place_frames(path, frames, numbers, rows, lenient=lenient, remarks=remarks)
         dump = cls(path, "Hyper-V saved state", places, blocks.blocks(), remarks=remarks)
         return dump._without_broken_blocks() if lenient else dump
@@ -116,10 +121,11 @@ class HypervDump(BlocksDump):
 
 def _expand(
     saved: _Saved, place: dict[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint16], int]:
-    """For all pages: PFN, number of the block, number in the block; and how many are missing.
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint16], int, int]:
+    """For all pages: PFN, number of the block, number in the block.
 
-    A block belongs to the first range that contains it.
+    Then the number of missing pages, and of blocks that no range contains. A block belongs to the
+    first range that contains it.
     """
     frames, blocks, rows = (
         [np.empty(0, np.int64)],
@@ -143,7 +149,8 @@ def _expand(
             rows.append(row.astype(np.uint16))
             missing -= row.size
         del left[low:high]
-    return np.concatenate(frames), np.concatenate(blocks), np.concatenate(rows), missing
+    columns = np.concatenate(frames), np.concatenate(blocks), np.concatenate(rows)
+    return *columns, missing, len(left)
 
 
 def _pieces(packed: bytes) -> Iterator[bytes]:

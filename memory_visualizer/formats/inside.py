@@ -7,10 +7,8 @@ inside as they do a file on disk. Containers may be nested.
 
 import io
 import sys
-import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,15 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from memory_visualizer.arrays import joined_runs
 from memory_visualizer.errors import DamagedInputError
+from memory_visualizer.formats.cache import PieceCache
 from memory_visualizer.printable import counted
 
 if sys.platform == "win32":
     from pathlib import WindowsPath as _SystemPath
 else:
     from pathlib import PosixPath as _SystemPath
-
-_CACHE_SIZE = 32 << 20
-"""Bytes of unpacked chunks that are cached for each container."""
 
 
 class Inside(ABC):
@@ -195,10 +191,9 @@ class ChunkedInside(Inside):
         # Chunks that begin behind the end do not belong to the contents.
         self._starts: NDArray[np.int64] = np.append(begins[begins < size], size)
         self._file = keep_open(self, path)
-        self._cached: OrderedDict[int, bytes] = OrderedDict()
-        self._cached_bytes = 0
+        self._cache = PieceCache[bytes](len)
+        """Chunks that were read in part: other parts may follow soon."""
         self._broken: set[int] = set()
-        self._lock = threading.Lock()
 
     @abstractmethod
     def unpack(self, number: int, length: int) -> bytes:
@@ -214,7 +209,7 @@ class ChunkedInside(Inside):
             upto = min(stop, end)
             if upto > place:
                 whole = (place, upto) == (start, stop)
-                chunk = self._unpack(number) if whole else self._chunk(number)
+                chunk = self._unpack(number) if whole else self._cache.get(number, self._unpack)
                 target[place - offset : upto - offset] = chunk[place - start : upto - start]
                 place = upto
             number += 1
@@ -249,21 +244,6 @@ class ChunkedInside(Inside):
         all_of_them = np.concatenate((self.missing, stretches))
         runs = joined_runs(np.stack((all_of_them[:, 0], np.diff(all_of_them)[:, 0]), axis=1))
         self.missing = np.stack((runs[:, 0], runs.sum(axis=1)), axis=1)
-
-    def _chunk(self, number: int) -> bytes:
-        """Unpack a chunk for a part of it. It is cached, since other parts may follow soon."""
-        with self._lock:
-            if (found := self._cached.get(number)) is not None:
-                self._cached.move_to_end(number)
-                return found
-        chunk = self._unpack(number)
-        with self._lock:
-            if number not in self._cached:
-                self._cached[number] = chunk
-                self._cached_bytes += len(chunk)
-            while self._cached_bytes > _CACHE_SIZE and len(self._cached) > 1:
-                self._cached_bytes -= len(self._cached.popitem(last=False)[1])
-        return chunk
 
 
 def keep_open(owner: object, path: Path) -> BinaryIO:

@@ -8,18 +8,19 @@ the pages of some frames. This module reads the format itself, since no installa
 The decompressors are imported when a page needs them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import base, magics
+from memory_visualizer.formats import base
 from memory_visualizer.formats.base import (
     NO_RUNS,
     BlockWork,
@@ -27,38 +28,26 @@ from memory_visualizer.formats.base import (
     PlainPages,
     Words,
     ahead,
-    near_frames,
-    near_left_out,
-    near_pieces,
     numbers_in,
     runs_of,
 )
 from memory_visualizer.formats.bitmap import Bitmap
+from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import ask, file_size, read_at
 from memory_visualizer.formats.inside import is_content
 from memory_visualizer.formats.kdumpheaders import (
-    LAYOUTS,
-    SUB_HEADER_SIZE,
+    MAX_VMCOREINFO,
     UTSNAME,
-    Layout,
+    Header,
+    read_header,
 )
 from memory_visualizer.formats.paths import as_path
+from memory_visualizer.formats.reach import near_frames, near_left_out, near_pieces
 from memory_visualizer.formats.records import RecordType, read_record
 from memory_visualizer.printable import counted
-from memory_visualizer.units import MAX_FRAMES, PAGE_SIZE
+from memory_visualizer.units import PAGE_SIZE
 
-_INCOMPLETE = 0x8
-"""In the status: the disk was full."""
-_WIDE_VERSION, _VMCOREINFO_VERSION, _SPLIT_VERSION = 6, 3, 2
-"""Versions of the header since which the sub-header has wide numbers, VMCOREINFO, and the split."""
 _DESCRIPTORS_AT_ONCE = 1 << 18
-_MAX_VMCOREINFO = 1 << 16
-"""Bytes; the kernel's text has a page of room, and a page has 64 KiB at most."""
-_HEADER_SIZE = 512
-"""Bytes of the header that are read, more than any header has."""
-_BLOCKS = {4096 << shift for shift in range(5)}
-"""Possible sizes of a Linux page: 4 to 64 KiB."""
-
 _PLAIN, _ZLIB, _LZO, _SNAPPY, _ZSTD = 0, 1, 2, 4, 0x20
 _NAMES = {_LZO: "LZO", _SNAPPY: "Snappy", _ZSTD: "Zstandard"}
 
@@ -70,30 +59,6 @@ _MOST_NAMED = 9
 
 _Result = TypeVar("_Result")
 _Unpack = Callable[[memoryview], bytes]
-
-
-@dataclass(frozen=True)
-class _Header:
-    """The header and sub-header of one file."""
-
-    names: bytes
-    """Names of the system and its machine (UTSNAME), the same in all parts of a dump."""
-    incomplete: bool
-    block: int
-    """Bytes of a page."""
-    bitmaps_at: int
-    bitmap_size: int
-    """Bytes of one of the two bitmaps."""
-    frames: int
-    """The number of pages of this size up to the machine's last."""
-    part: tuple[int, int] | None
-    """First page, and page after the last, of one file of several; None if the dump is not
-    split."""
-    vmcoreinfo: bytes
-    lost_text: int
-    """Bytes that VMCOREINFO has by the header, if it is not where the header says."""
-    descriptor: RecordType
-    """Of the table of pages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +120,13 @@ class KdumpDump(Dump):
         """Read all files of a dump that makedumpfile has split, in any order. As `open`."""
         if len(paths) > _MAX_PARTS:
             raise BadInputError(f"{len(paths):,} files are too many for one dump")
-        headers: list[_Header] = []
+        headers: list[Header] = []
         runs: list[NDArray[np.int64]] = []
         columns: list[_Pages] = []
         left_out = NO_RUNS
         for number, path in enumerate(paths):
             with reading(path), path.open("rb", buffering=0) as file:
-                header = _header(path, file)
+                header = read_header(path, file)
                 if headers and (header.names, header.block) != (headers[0].names, headers[0].block):
                     raise BadInputError(f"{path} does not belong to the same dump as {paths[0]}")
                 held = _held(path, file, header)
@@ -179,17 +144,16 @@ class KdumpDump(Dump):
         pages, joined = pages[np.repeat(near, joined[:, 1])], joined[near]
         limit = near_frames(len(pages.offset) * block) * PAGE_SIZE // block
         left_out, beyond = near_left_out(paths[0], left_out, limit)
-        text, names = headers[0].vmcoreinfo, headers[0].names
+        notes = {"machine": read_record(UTSNAME, headers[0].names)["machine"]}
+        if texts := Counter(header.vmcoreinfo for header in headers if header.vmcoreinfo):
+            [(notes["VMCOREINFO"], _)] = texts.most_common(1)  # that of most files
         dump = cls(
             paths,
             block,
             joined,
             pages,
             left_out=left_out,
-            notes={
-                "machine": read_record(UTSNAME, names)["machine"],
-                **({"VMCOREINFO": text} if text else {}),
-            },
+            notes=notes,
             remarks=remarks + far + beyond,
         )
         return dump._checked(lenient=lenient)
@@ -358,83 +322,12 @@ def part_of_split(path: Path) -> tuple[int, int] | None:
     """
     with reading(path), path.open("rb", buffering=0) as file:
         try:
-            return _header(path, file).part
+            return read_header(path, file).part
         except BadInputError:
             return None
 
 
-def _header(path: Path, file: FileIO) -> _Header:
-    """Read the header and the sub-header; BadInputError if they are not valid."""
-    head = read_at(file, _HEADER_SIZE, 0)
-    layout = _layout(head) if len(head) == _HEADER_SIZE else None
-    if layout is None:
-        raise BadInputError(f"{path} has no kdump header where it should be")
-    header = read_record(layout.header, head)
-    version, block, bitmaps = (
-        header[name] for name in ("header_version", "block_size", "bitmap_blocks")
-    )
-    size, bitmaps_at = file_size(file), block * (1 + header["sub_hdr_size"])
-    if bitmaps < 2 or bitmaps_at + block * bitmaps > size:
-        raise BadInputError(f"{path} ends within its header, or has a broken one")
-    sub = _sub_header(file, layout, header)
-    first, last, frames = sub["start_pfn"], sub["end_pfn"], header["max_mapnr"]
-    if version >= _WIDE_VERSION:
-        first, last, frames = (sub[f"{name}_64"] for name in ("start_pfn", "end_pfn", "max_mapnr"))
-    if not 0 < frames * (block // PAGE_SIZE) <= MAX_FRAMES:
-        raise BadInputError(
-            f"{path} says that it has {frames:,} page frames; this program stops at"
-            f" {MAX_FRAMES:,} (16 TiB)"
-        )
-    bitmap_size = bitmaps // 2 * block
-    if bitmap_size * 8 < frames:
-        raise BadInputError(f"{path} has a bitmap too small for its {frames:,} frames")
-    place, length = sub["offset_vmcoreinfo"], sub["size_vmcoreinfo"]
-    text, lost = b"", 0
-    if version >= _VMCOREINFO_VERSION:
-        if length <= _MAX_VMCOREINFO and place + length <= size:
-            text = read_at(file, length, place)
-        else:
-            lost = length
-    return _Header(
-        names=header["utsname"],
-        incomplete=bool(header["status"] & _INCOMPLETE),
-        block=block,
-        bitmaps_at=bitmaps_at,
-        bitmap_size=bitmap_size,
-        frames=frames,
-        part=(first, last) if version >= _SPLIT_VERSION and sub["split"] else None,
-        vmcoreinfo=text,
-        lost_text=lost,
-        descriptor=layout.descriptor,
-    )
-
-
-def _layout(head: bytes) -> Layout | None:
-    """The layout in which the header makes sense; None if there is no header."""
-    if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
-        return None
-    for layout in LAYOUTS:
-        header = read_record(layout.header, head)
-        block, frames = header["block_size"], header["max_mapnr"]
-        if block in _BLOCKS and 0 < frames <= 8 * header["bitmap_blocks"] * block:
-            return layout
-    return None
-
-
-def _sub_header(file: FileIO, layout: Layout, header: dict[str, Any]) -> dict[str, Any]:
-    """Read the sub-header; all fields are 0 if there is none."""
-    block, blocks = header["block_size"], header["sub_hdr_size"]
-    there = blocks and header["header_version"]
-    raw = read_at(file, SUB_HEADER_SIZE if there else 0, block)
-    sub = read_record(layout.sub_header, raw)
-    if header["header_version"] >= _VMCOREINFO_VERSION:
-        place, length = sub["offset_vmcoreinfo"], sub["size_vmcoreinfo"]
-        if (place, length) != (0, 0) and not block < place < block * (1 + blocks):
-            return read_record(layout.aligned_sub_header, raw)
-    return sub
-
-
-def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
+def _held(path: Path, file: FileIO, header: Header) -> NDArray[np.int64]:
     """The runs of pages that this file holds."""
     first, last = header.part or (0, header.frames)
     _, held = _bitmaps(path, file, header)
@@ -444,19 +337,19 @@ def _held(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
     return runs
 
 
-def _left_out(path: Path, file: FileIO, header: _Header) -> NDArray[np.int64]:
+def _left_out(path: Path, file: FileIO, header: Header) -> NDArray[np.int64]:
     """The runs of pages of the machine that are in no file of the dump."""
     there, held = _bitmaps(path, file, header)
     return there.runs(without=held)
 
 
-def _bitmaps(path: Path, file: FileIO, header: _Header) -> tuple[Bitmap, Bitmap]:
+def _bitmaps(path: Path, file: FileIO, header: Header) -> tuple[Bitmap, Bitmap]:
     """The bitmaps of the machine's pages, and of the pages in any file of the dump."""
     there = Bitmap(path, file, header.bitmaps_at, header.frames)
     return there, replace(there, at=there.at + header.bitmap_size)
 
 
-def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
+def _remarks(paths: Sequence[Path], headers: Sequence[Header]) -> list[str]:
     """Remarks on the files: missing parts, and pages that were not written."""
     remarks = [
         f"{path} says that it is incomplete: the disk was full"
@@ -465,7 +358,7 @@ def _remarks(paths: Sequence[Path], headers: Sequence[_Header]) -> list[str]:
     ]
     remarks += [
         f"{path} says that its VMCOREINFO has {header.lost_text:,} bytes: they are not in the file,"
-        f" or more than {_MAX_VMCOREINFO:,}, and were not read"
+        f" or more than {MAX_VMCOREINFO:,}, and were not read"
         for path, header in zip(paths, headers, strict=True)
         if header.lost_text
     ]
@@ -513,9 +406,7 @@ def _joined(
             f"{paths[0]} and the other files hold {counted(len(twice), 'page')} twice, the first"
             f" of them page frame {numbers[twice].min():#x}"
         )
-        if not lenient:
-            raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; one of them was used")
+        report_damage(sentence, remarks, lenient=lenient, then="one of them was used")
         order = order[np.diff(numbers[order], prepend=-1) != 0]
     if not len(order):
         raise BadInputError(f"{paths[0]} and the other files hold no page of memory")

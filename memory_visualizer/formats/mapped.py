@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memory_visualizer.arrays import joined_runs, merge_runs, runs_without
-from memory_visualizer.errors import BadInputError, DamagedInputError, reading
+from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import (
     NO_RUNS,
@@ -22,10 +22,11 @@ from memory_visualizer.formats.base import (
     PlainPages,
     Words,
     ahead,
-    near_pieces,
 )
+from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import PagesFile, file_size, open_pages
 from memory_visualizer.formats.inside import InsidePath, is_content
+from memory_visualizer.formats.reach import near_pieces
 from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
@@ -89,71 +90,118 @@ def find_extents(
     frames beyond the file's end, in several places, or beyond 16 TiB if others are nearer. Errors
     name the file by `path`.
     """
-    start, length, offset = (
-        np.asarray(column, dtype=np.uint64) for column in (start, length, offset)
-    )
+    columns = (np.asarray(column, dtype=np.uint64) for column in (start, length, offset))
+    stretches = _Stretches(*columns)
     remarks: list[str] = []
-    limit = np.uint64(MAX_FRAMES * PAGE_SIZE)
-    if start.size > MAX_RUNS:
-        raise BadInputError(f"{path} says that it holds {start.size:,} pieces of memory; too many")
-    far = (length > limit) | (start > limit - np.minimum(length, limit))
-    if far.any():
-        sentence = (
-            f"{path} says that it holds memory at physical address {start[far][0]:#x} and beyond"
-            f" {int(limit):#x} (16 TiB), where this program stops"
+    if stretches.start.size > MAX_RUNS:
+        raise BadInputError(
+            f"{path} says that it holds {stretches.start.size:,} pieces of memory; too many"
         )
-        if far.all():
-            raise BadInputError(sentence)
-        if not lenient:
-            raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; {_pieces(int(far.sum()))} left out")
-        start, length, offset = start[~far], length[~far], offset[~far]
-    end_of_file = np.uint64(file_size)
-    available = end_of_file - np.minimum(offset, end_of_file)
-    cut = length > available
-    if cut.any():
-        missing = int((length - np.minimum(length, available)).sum())
-        sentence = (
-            f"{path} ends too early: {missing:,} bytes of memory are missing, the first of them at"
-            f" physical address {(start + available)[cut].min():#x}"
-        )
-        if not lenient:
-            raise DamagedInputError(sentence)
-        remarks.append(sentence)
-        length = np.minimum(length, available)
-
-    page = np.uint64(PAGE_SIZE)
-    first = (start + page - np.uint64(1)) // page
-    count = ((start + length) // page).astype(np.int64) - first.astype(np.int64)
-    inside = count > 0
-    place = offset[inside] + (first * page - start)[inside]
-    extents = _join(Extents(first[inside].astype(np.int64), count[inside], place.astype(np.int64)))
+    stretches = _within_memory(path, stretches, remarks, lenient=lenient)
+    stretches = _within_file(path, stretches, file_size, remarks, lenient=lenient)
+    extents = _join(stretches.whole_frames())
     if extents.first.size == 0:
         raise BadInputError(f"{path} holds no page of memory")
-
-    end_before = np.maximum.accumulate(extents.first + extents.count)[:-1]
-    overlap = np.concatenate(([0], np.maximum(end_before - extents.first[1:], 0)))
-    if overlap.any() and not aliases:
-        twice = int(extents.first[overlap > 0][0])
-        sentence = f"{path} holds page frame {twice:#x} in more than one place"
-        if not lenient:
-            raise DamagedInputError(sentence)
-        remarks.append(f"{sentence}; the place listed for the lower address was used")
-    extents = Extents(
-        extents.first + overlap, extents.count - overlap, extents.offset + overlap * PAGE_SIZE
-    )[overlap < extents.count]
+    extents = _once(path, extents, remarks, lenient=lenient, aliases=aliases)
     if int(extents.count.sum()) * PAGE_SIZE > file_size:
         raise BadInputError(f"{path} says that it holds more memory than the file has bytes")
     near, left_out = near_pieces(
         path, extents.first * PAGE_SIZE, extents.count * PAGE_SIZE, lenient=lenient
     )
-    extents = extents[near]
-    if isinstance(path, InsidePath) and path.inside and len(path.inside.missing):
-        whole, extents = extents, _without(extents, path.inside.missing)
-        if not len(extents.first):
-            raise BadInputError(f"{path} holds no page of memory that can be read")
-        extents = replace(extents, lost=runs_without(whole.runs, extents.runs))
-    return extents, remarks + left_out
+    return _readable(path, extents[near]), remarks + left_out
+
+
+@dataclass(frozen=True, eq=False)
+class _Stretches:
+    """Stretches of memory as a header tells them: columns in bytes, any numbers."""
+
+    start: NDArray[np.uint64]
+    """Physical addresses."""
+    length: NDArray[np.uint64]
+    offset: NDArray[np.uint64]
+    """Places in the file."""
+
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> "_Stretches":
+        return _Stretches(self.start[chosen], self.length[chosen], self.offset[chosen])
+
+    def whole_frames(self) -> Extents:
+        """The frames of which no byte is missing, of stretches within memory and file."""
+        page = np.uint64(PAGE_SIZE)
+        first = (self.start + page - np.uint64(1)) // page
+        end = (self.start + self.length) // page
+        count = end.astype(np.int64) - first.astype(np.int64)
+        some = count > 0
+        place = self.offset[some] + (first * page - self.start)[some]
+        return Extents(first[some].astype(np.int64), count[some], place.astype(np.int64))
+
+
+def _within_memory(
+    path: Path, stretches: _Stretches, remarks: list[str], *, lenient: bool
+) -> _Stretches:
+    """Leave out stretches that end beyond the largest memory that this program shows."""
+    limit = np.uint64(MAX_FRAMES * PAGE_SIZE)
+    length = stretches.length
+    far = (length > limit) | (stretches.start > limit - np.minimum(length, limit))
+    if not far.any():
+        return stretches
+    sentence = (
+        f"{path} says that it holds memory at physical address {stretches.start[far][0]:#x} and"
+        f" beyond {int(limit):#x} (16 TiB), where this program stops"
+    )
+    if far.all():
+        raise BadInputError(sentence)
+    left_out = _pieces(int(far.sum()))
+    report_damage(sentence, remarks, lenient=lenient, then=f"{left_out} left out")
+    return stretches[~far]
+
+
+def _within_file(
+    path: Path, stretches: _Stretches, file_size: int, remarks: list[str], *, lenient: bool
+) -> _Stretches:
+    """Cut stretches at the end of the file."""
+    end_of_file = np.uint64(file_size)
+    available = end_of_file - np.minimum(stretches.offset, end_of_file)
+    cut = stretches.length > available
+    if not cut.any():
+        return stretches
+    length = np.minimum(stretches.length, available)
+    missing = int((stretches.length - length).sum())
+    first = (stretches.start + available)[cut].min()
+    report_damage(
+        f"{path} ends too early: {missing:,} bytes of memory are missing, the first of them at"
+        f" physical address {first:#x}",
+        remarks,
+        lenient=lenient,
+    )
+    return replace(stretches, length=length)
+
+
+def _once(
+    path: Path, extents: Extents, remarks: list[str], *, lenient: bool, aliases: bool
+) -> Extents:
+    """Keep one place of each frame: that of the extent that begins at the lowest frame."""
+    end_before = np.maximum.accumulate(extents.first + extents.count)[:-1]
+    overlap = np.concatenate(([0], np.maximum(end_before - extents.first[1:], 0)))
+    if overlap.any() and not aliases:
+        twice = int(extents.first[overlap > 0][0])
+        report_damage(
+            f"{path} holds page frame {twice:#x} in more than one place",
+            remarks,
+            lenient=lenient,
+            then="the place listed for the lower address was used",
+        )
+    first, offset = extents.first + overlap, extents.offset + overlap * PAGE_SIZE
+    return Extents(first, extents.count - overlap, offset)[overlap < extents.count]
+
+
+def _readable(path: Path, extents: Extents) -> Extents:
+    """Leave out the frames whose bytes the container around the file cannot give."""
+    if not isinstance(path, InsidePath) or not path.inside or not len(path.inside.missing):
+        return extents
+    rest = _without(extents, path.inside.missing)
+    if not len(rest.first):
+        raise BadInputError(f"{path} holds no page of memory that can be read")
+    return replace(rest, lost=runs_without(extents.runs, rest.runs))
 
 
 def _without(extents: Extents, missing: NDArray[np.int64]) -> Extents:

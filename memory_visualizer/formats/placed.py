@@ -146,21 +146,3 @@ class PlacedDump(Dump):
         if len(data) < size:
             raise BadInputError(f"{self.path} got shorter while it was read")
         return data
-
-
-def last_of_each(
-    path: Path, frame: NDArray[np.int64], *, lenient: bool, remarks: list[str]
-) -> NDArray[np.intp]:
-    """The last occurrence of each PFN in the order of the file, by ascending PFN.
-
-    DamagedInputError, unless `lenient`, for frames that no machine has; BadInputError if no frame
-    is left.
-    """
-    frames, last = np.unique(frame[::-1], return_index=True)
-    if not frames.size:
-        raise BadInputError(f"{path} holds no page of memory")
-    runs = runs_of(frames)
-    near, left_out = base.near_pieces(path, *(runs * PAGE_SIZE).T, lenient=lenient)
-    remarks += left_out
-    chosen: NDArray[np.intp] = (frame.size - 1 - last)[np.repeat(near, runs[:, 1])]
-    return chosen

@@ -15,6 +15,7 @@ from typing import BinaryIO, Self
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
 from memory_visualizer.formats import magics
+from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.mapped import MappedDump, find_extents
 from memory_visualizer.formats.paths import as_path
@@ -28,7 +29,7 @@ _GROUP = struct.Struct("<64sQQ")  # name, place in the file, size
 _MAX_GROUPS, _MAX_TAGS, _MAX_REGIONS = 1024, 1 << 20, 1 << 16
 _BLOCK, _COMPRESSED_BLOCK = 63, 62
 _REGION = ("regionPPN", "regionSize", "regionPageNum")
-"""The names of what describes a region."""
+"""The names of the tags that describe a region."""
 _FIRST_HOLE = 3 << 30  # machines with less RAM have it in one piece
 
 
@@ -40,6 +41,8 @@ class _State:
     """The numeric tags of the group "memory", by name and index (0 for none)."""
     ram: tuple[int, int] | None = None
     """Place and size of the RAM in this file itself."""
+    is_cut: bool = False
+    """Whether the file ends within the description."""
 
     @property
     def ram_size(self) -> int:
@@ -92,19 +95,23 @@ class VmwareDump(MappedDump):
             raise BadInputError(
                 f"{state_path} says that the RAM has {state.region_count:,} regions"
             )
+        if state.is_cut:
+            notes.append(
+                f"{state_path} ends within its description of memory: addresses of pages may be"
+                " missing in it"
+            )
         described = state.regions()
         if len(described) < state.region_count:
             sentence = (
                 f"{state_path} says that the RAM has {state.region_count:,} regions, but describes"
                 f" {len(described):,}"
             )
-            if not lenient or not described:
-                raise DamagedInputError(sentence)
-            notes.append(sentence)
-        if state.region_count == 0 and ram_size % PAGE_SIZE and not lenient:
-            raise DamagedInputError(
+            report_damage(sentence, notes, lenient=lenient and bool(described))
+        if state.region_count == 0 and ram_size % PAGE_SIZE:
+            sentence = (
                 f"{source} is not a whole number of {PAGE_SIZE:,}-byte pages, so a part is missing"
             )
+            report_damage(sentence, notes, lenient=lenient)
         regions = [
             [min(value, MAX_FRAMES + 1) * PAGE_SIZE for value in region] for region in described
         ] or [[0, ram_size, 0]]
@@ -231,6 +238,7 @@ def _read_state(path: Path, file: BinaryIO, *, lenient: bool) -> _State:
     for _ in range(_MAX_TAGS):
         if position > size - 2:
             if lenient and state.ram:
+                state.is_cut = True
                 return state
             raise cut
         # Flags (number of indices, size of the value), length of the name, name, indices, value.

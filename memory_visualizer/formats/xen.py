@@ -14,7 +14,8 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.errors import BadInputError, DamagedInputError
+from memory_visualizer.errors import BadInputError
+from memory_visualizer.formats.damage import report_damage
 from memory_visualizer.formats.elfheaders import CLASS_64, IDENTITY, LAYOUTS
 from memory_visualizer.formats.files import read_at
 from memory_visualizer.formats.records import read_record
@@ -61,24 +62,22 @@ def find_pages(path: Path, file: BinaryIO, size: int, *, lenient: bool) -> Pages
     table = np.frombuffer(file.read(min(count * entry, size)), np.uint8)
     table = table[: table.size // entry * entry].reshape(-1, entry)
     frame = np.ascontiguousarray(table[:, :8]).view("<u8")[:, 0]
-    remarks = []
+    remarks: list[str] = []
     if name == b".xen_p2m":
         remarks.append(
             f"{path} comes from a paravirtual guest, whose page tables hold machine frame numbers:"
             " this program cannot follow them"
         )
-    if frame.size * PAGE_SIZE < pages_size:
-        limit = f" (more than {MAX_RUNS:,} are not read)" if count == MAX_RUNS else ""
-        sentence = (
-            f"{path} gives addresses for {frame.size:,} pages{limit}, but holds"
-            f" {pages_size // PAGE_SIZE:,}"
-        )
-        if not frame.size:
-            raise BadInputError(sentence)
-        if not lenient:
-            raise DamagedInputError(sentence)
-        remarks.append(sentence)
-    frame = frame[: pages_size // PAGE_SIZE]
+    limit = f" (more than {MAX_RUNS:,} are not read)" if count == MAX_RUNS else ""
+    page_count = pages_size // PAGE_SIZE
+    sentence = f"{path} gives addresses for {frame.size:,} pages{limit}, but holds {page_count:,}"
+    if not frame.size:
+        raise BadInputError(sentence)
+    if frame.size < page_count:
+        report_damage(sentence, remarks, lenient=lenient)
+    elif frame.size > page_count:
+        remarks.append(f"{sentence}; the other addresses are ignored")
+    frame = frame[:page_count]
     [held] = np.nonzero((frame != _NO_FRAME[0]) & (frame != _NO_FRAME[1]))
     if not held.size:
         raise BadInputError(f"{path} holds no page of memory")

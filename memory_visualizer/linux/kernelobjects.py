@@ -21,7 +21,7 @@ from memory_visualizer.linux.regions import (
     gate_of,
     layout_by_btf,
 )
-from memory_visualizer.linux.tasks import task_limit
+from memory_visualizer.linux.tasklist import task_limit
 from memory_visualizer.printable import counted, printable
 from memory_visualizer.snapshot.inventory import FilePages, Module, Region
 from memory_visualizer.snapshot.pagemap import PageState

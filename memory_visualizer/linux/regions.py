@@ -14,7 +14,7 @@ from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.dentries import Dentries, Path
 from memory_visualizer.linux.mapletree import read_tree
 from memory_visualizer.linux.offsets import Offsets
-from memory_visualizer.linux.tasks import memory_of_threads
+from memory_visualizer.linux.taskmemory import memory_of_threads
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.process import Process

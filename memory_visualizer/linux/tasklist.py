@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.linux.offsets import COMM_SIZE, MAX_PID, PID_SIZE, Offsets, along, is_name
 from memory_visualizer.linux.pagestates import PageArray, Survey
+from memory_visualizer.paging import PhysicalMemory
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
@@ -38,9 +39,19 @@ _MORE_IN_SLABS = (
 _NAMED_BREAKS = 4
 """How many breaks in the list one remark names."""
 _CACHE_LINE = 64
+_FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
+"""The fewest frames of a process, and the number of tasks that any dump may have beyond these."""
 
 _Addresses = NDArray[np.uint64]
 _Marks = NDArray[np.bool_]
+
+
+def task_limit(memory: PhysicalMemory) -> int:
+    """The largest number of processes that are read.
+
+    Each has stacks, tables and objects of its own, so memory limits their number.
+    """
+    return memory.frame_count // _FRAMES_OF_TASK + _MORE_TASKS
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from memory_visualizer.windows.processsearch import (
 from memory_visualizer.windows.toplevels import EARLIEST, LATEST
 
 _READ_AT_ONCE = 256
+_Columns = dict[str, list[Any]]
+"""Members of Object by name, with a value for each of several objects."""
 
 
 @dataclass(frozen=True)
@@ -120,28 +123,52 @@ class ObjectReader:
     def read(self, objects: NDArray[np.uint64]) -> Iterator[Object]:
         """Read each of these objects."""
         for start in range(0, len(objects), _READ_AT_ONCE):
-            yield from self._some(objects[start : start + _READ_AT_ONCE])
+            part = objects[start : start + _READ_AT_ONCE]
+            contents = _Contents.read(self.kernel, self.layout, part)
+            columns = {
+                **self._numbers(contents),
+                **self._spaces(contents),
+                **self._signs(contents),
+                **self._led_to(contents),
+            }
+            for members in zip(*columns.values(), strict=True):
+                yield Object(**dict(zip(columns, members, strict=True)))
 
-    def _some(self, objects: NDArray[np.uint64]) -> Iterator[Object]:
-        """Read as many objects as are read at once."""
-        kernel, layout = self.kernel, self.layout
-        contents = kernel.read_partly(objects, OBJECT_BYTES[layout.bits])
-        width = layout.width
+    def _numbers(self, contents: "_Contents") -> _Columns:
+        """Addresses, and the numbers and names that objects hold."""
+        layout, objects = self.layout, contents.objects
+        signal, status = contents.column(4, 4), contents.column(layout.status, 4)
+        return {
+            "address": objects.tolist(),
+            "physical": self.kernel.physical(objects).tolist(),
+            "pid": contents.column(layout.pid).tolist(),
+            "ppid": contents.column(layout.parent).tolist(),
+            "name": [row.tobytes()[:NAME_BYTES].split(b"\0")[0] for row in contents.names],
+            "created": contents.known(layout.created, contents.column(layout.created, 8)),
+            "exited": contents.known(layout.exited, contents.column(layout.exited, 8)),
+            "is_signalled": (signal != 0).tolist(),
+            "has_ended_by_status": contents.known(layout.status, status != STILL_ACTIVE),
+        }
 
-        def column(offset: int | None, size: int = width) -> NDArray[np.uint64]:
-            if offset is None:
-                return np.zeros(len(objects), np.uint64)
-            return (
-                contents[:, offset : offset + size].copy().view(f"<u{size}").astype(np.uint64)[:, 0]
-            )
+    def _spaces(self, contents: "_Contents") -> _Columns:
+        """Address spaces, by the addresses of top-level tables."""
+        bases = contents.column(TABLE_BASE[self.layout.bits]).tolist()
+        seconds = contents.column(self.layout.shadow).tolist()
+        spaces = [self.bases.get(base & ~BASE_NUMBER) for base in bases]
+        return {
+            "dtb": bases,
+            "space": spaces,
+            "shadow": [self.shadows.get(second & ~0xFFF) for second in seconds],
+            "is_in_use": [None if space is None else space in self.in_use for space in spaces],
+        }
 
-        names = np.zeros((len(objects), 16), np.uint8)
-        if layout.name is not None:
-            names = contents[:, layout.name : layout.name + 16]
-        signal, status = column(4, 4), column(layout.status, 4)
-        is_sound = (contents[:, 0] == PROCESS_OBJECT) & (contents[:, 2] == layout.size_byte)
+    def _signs(self, contents: "_Contents") -> _Columns:
+        """The signs in objects that they are processes."""
+        kernel, layout, objects = self.kernel, self.layout, contents.objects
+        read = contents.read_bytes
+        is_process = (read[:, 0] == PROCESS_OBJECT) & (read[:, 2] == layout.size_byte)
         places = (
-            layout.links + 2 * width,
+            layout.links + 2 * layout.width,
             layout.name,
             layout.exited,
             layout.created,
@@ -149,66 +176,59 @@ class ObjectReader:
         )
         last = max(place for place in places if place is not None)
         signs = np.array(layout.signs, np.int64) // 4
-        bytes_of = [row.tobytes()[:NAME_BYTES].split(b"\0")[0] for row in names]
-        dtb = column(TABLE_BASE[layout.bits]).tolist()
-        for (
-            *numbers,
-            name,
-            base,
-            second,
-            is_header,
-            has_tag,
-            is_name,
-            is_whole,
-            lacks,
-            threads,
-            handles,
-        ) in zip(
-            objects.tolist(),
-            kernel.physical(objects).tolist(),
-            column(layout.pid).tolist(),
-            column(layout.parent).tolist(),
-            column(layout.created, 8).tolist(),
-            column(layout.exited, 8).tolist(),
-            signal.tolist(),
-            status.tolist(),
-            bytes_of,
-            dtb,
-            column(layout.shadow).tolist(),
-            (is_sound & (signal <= 1)).tolist(),
-            have_pool_tag(kernel, objects, layout.tags).tolist(),
-            (are_names(names) | (layout.name is None)).tolist(),
-            (kernel.physical(objects + np.uint64(last)) >= 0).tolist(),
-            (contents.view("<u4")[:, signs] == 0).any(axis=1).tolist(),
-            _first_threads(kernel, layout, objects),
-            _have_handles(kernel, layout, column(layout.handles)),
-            strict=True,
-        ):
-            address, physical, pid, ppid, created, exited, is_signalled, code = numbers
-            space = self.bases.get(base & ~BASE_NUMBER)
-            yield Object(
-                address=address,
-                physical=physical,
-                pid=pid,
-                ppid=ppid,
-                name=name,
-                dtb=base,
-                created=created if layout.created is not None else None,
-                exited=exited if layout.exited is not None else None,
-                is_signalled=is_signalled != 0,
-                has_ended_by_status=None if layout.status is None else code != STILL_ACTIVE,
-                space=space,
-                shadow=self.shadows.get(second & ~0xFFF),
-                is_header_sound=is_header,
-                has_tag=has_tag,
-                is_name_sound=is_name,
-                is_whole=is_whole,
-                thread_pid=threads[1],
-                has_threads=threads[0],
-                has_handles=handles,
-                is_in_use=None if space is None else space in self.in_use,
-                lacks_signs=lacks,
-            )
+        return {
+            "is_header_sound": (is_process & (contents.column(4, 4) <= 1)).tolist(),
+            "has_tag": have_pool_tag(kernel, objects, layout.tags).tolist(),
+            "is_name_sound": (are_names(contents.names) | (layout.name is None)).tolist(),
+            "is_whole": (kernel.physical(objects + np.uint64(last)) >= 0).tolist(),
+            "lacks_signs": (read.view("<u4")[:, signs] == 0).any(axis=1).tolist(),
+        }
+
+    def _led_to(self, contents: "_Contents") -> _Columns:
+        """What objects lead to: threads and tables of handles."""
+        kernel, layout = self.kernel, self.layout
+        has_threads, pids = _first_threads(kernel, layout, contents.objects)
+        return {
+            "has_threads": has_threads,
+            "thread_pid": pids,
+            "has_handles": _have_handles(kernel, layout, contents.column(layout.handles)),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Contents:
+    """The bytes of objects."""
+
+    layout: Layout
+    objects: NDArray[np.uint64]
+    """Their addresses."""
+    read_bytes: NDArray[np.uint8]
+    """Shape (objects, bytes of an object); zeros where a page is missing."""
+
+    @classmethod
+    def read(cls, kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64]) -> "_Contents":
+        """Read objects whole, as far as their pages are there."""
+        return cls(layout, objects, kernel.read_partly(objects, OBJECT_BYTES[layout.bits]))
+
+    def column(self, offset: int | None, size: int = 0) -> NDArray[np.uint64]:
+        """A number of each object, of `size` bytes or as long as a pointer; zeros if unknown."""
+        if offset is None:
+            return np.zeros(len(self.objects), np.uint64)
+        size = size or self.layout.width
+        column = self.read_bytes[:, offset : offset + size].copy()
+        return column.view(f"<u{size}").astype(np.uint64)[:, 0]
+
+    @property
+    def names(self) -> NDArray[np.uint8]:
+        """The names, shape (objects, 16); zeros if their offset is unknown."""
+        start = self.layout.name
+        if start is None:
+            return np.zeros((len(self.objects), 16), np.uint8)
+        return self.read_bytes[:, start : start + 16]
+
+    def known(self, offset: int | None, values: NDArray[np.generic]) -> list[Any]:
+        """The values of a member; None for all objects if its offset is unknown."""
+        return [None] * len(self.objects) if offset is None else values.tolist()
 
 
 def _have_handles(
@@ -226,19 +246,19 @@ def _have_handles(
 
 def _first_threads(
     kernel: KernelMemory, layout: Layout, objects: NDArray[np.uint64]
-) -> list[tuple[bool | None, int | None]]:
+) -> tuple[list[bool | None], list[int | None]]:
     """For each object, whether its list leads to a thread, and the pid that this thread tells."""
     threads, width = layout.threads, layout.width
+    unknown = [None] * len(objects)
     if threads is None:
-        return [(None, None)] * len(objects)
+        return [*unknown], [*unknown]
     head = objects + np.uint64(threads.head)
     link = numbers_at(kernel, objects, threads.head, width)
     leads_back = numbers_at(kernel, link, width, width) == head
-    has_threads = leads_back & (link != head)
-    pids = np.zeros(len(objects), np.uint64)
-    if threads.pid is not None:
-        pids = numbers_at(kernel, link, threads.pid, width)
-    return [
-        (bool(there), int(pid) if there and threads.pid is not None else None)
-        for there, pid in zip(has_threads, pids, strict=True)
+    has_threads = (leads_back & (link != head)).tolist()
+    if threads.pid is None:
+        return has_threads, [*unknown]
+    pids = numbers_at(kernel, link, threads.pid, width).tolist()
+    return has_threads, [
+        pid if there else None for there, pid in zip(has_threads, pids, strict=True)
     ]

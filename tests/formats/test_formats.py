@@ -683,6 +683,19 @@ def test_vmware_region_lost(path: Path) -> None:
     assert dump.remarks == (said,)
 
 
+def test_vmware_description_cut_off(path: Path) -> None:
+    """Regions that may stand behind the end of a file with RAM in it are told."""
+    state = path.with_suffix(".vmss")
+    containers.write_vmware(path, state, PIECES, inside=True)
+    data = state.read_bytes()[:-2]  # the end of the description
+    state.write_bytes(data)
+    with pytest.raises(DamagedInputError, match="its description of memory does not end"):
+        open_dump(state)
+    dump = open_dump(state, lenient=True)
+    check(dump, frames_of(PIECES))
+    assert [remark for remark in dump.remarks if "ends within its description" in remark]
+
+
 def test_vmem_alone(path: Path) -> None:
     """A .vmem alone is raw; above 3 GiB a remark warns."""
     path.write_bytes(memory(4, 1))
@@ -767,7 +780,7 @@ def test_cut_off(path: Path, format_: str, pieces: Pieces, write: Writer) -> Non
             assert set(left_out) <= frames.keys()
             check(dump, {pfn: frames[pfn] for pfn in there}, left_out)
             assert len(there) < len(frames) or cut == size - 1
-            assert dump.remarks or format_ == "VMware"
+            assert dump.remarks
 
 
 @every_format
@@ -908,6 +921,22 @@ def test_a_core_of_xen_without_its_table(path: Path) -> None:
     for lenient in (False, True):
         with pytest.raises(BadInputError, match="gives addresses for 0 pages, but holds 71"):
             open_dump(path, lenient=lenient)
+
+
+def test_a_core_of_xen_with_too_few_pages(path: Path) -> None:
+    """Addresses for pages that the section of pages does not have are told."""
+    containers.write_xen(path, LOW)
+    data = bytearray(path.read_bytes())
+    # The fifth header of the sections is that of the pages; its size stands at byte 32.
+    struct.pack_into(
+        "<Q", data, struct.unpack_from("<Q", data, 40)[0] + 4 * 64 + 32, 51 * PAGE_SIZE
+    )
+    path.write_bytes(data)
+    dump = open_dump(path)
+    check(dump, dict(list(frames_of(LOW).items())[:51]))
+    assert dump.remarks == (
+        f"{path} gives addresses for 71 pages, but holds 51; the other addresses are ignored",
+    )
 
 
 def test_elf_files_that_are_no_dumps(path: Path) -> None:
@@ -1110,6 +1139,26 @@ def test_kdump_with_a_text_that_is_not_there(path: Path, field: str) -> None:
     check(dump, frames_of(LOW))
     assert "VMCOREINFO" not in dump.notes
     assert dump.remarks[0].startswith(f"{path} says that its VMCOREINFO has {told:,} bytes")
+
+
+@pytest.mark.parametrize("fault", ["lost", "changed"])
+def test_the_text_of_most_parts(path: Path, fault: str) -> None:
+    """A part whose VMCOREINFO is lost, or differs from that of the others, does not decide."""
+    text = b"OSRELEASE=6.1\n"
+    paths = [path.with_suffix(f".{number}") for number in range(3)]
+    for each, part in zip(paths, [(0, 0x22), (0x22, 0x30), (0x30, 0x101)], strict=True):
+        kdump(each, LOW, part=part, vmcoreinfo=text)
+    data = bytearray(paths[0].read_bytes())
+    if fault == "changed":
+        data[data.index(text)] ^= 1
+    else:
+        at = data.index(struct.pack("<Q", data.index(text)) + struct.pack("<Q", len(text)))
+        struct.pack_into("<Q", data, at + 8, 1 << 17)
+    paths[0].write_bytes(data)
+    dump = open_dump(paths)
+    check(dump, frames_of(LOW))
+    assert dump.notes["VMCOREINFO"] == text
+    assert len(dump.remarks) == (fault == "lost")
 
 
 def test_left_out_frames_far_away(path: Path) -> None:

@@ -110,6 +110,16 @@ def test_tables_of_one_index(path: Path) -> None:
     check(open_dump(path), frames_of(PIECES))
 
 
+def test_blocks_of_no_range(path: Path) -> None:
+    """Blocks whose addresses are lost are counted."""
+    write_hyperv(path, PIECES, packed=False)
+    path.write_bytes(path.read_bytes().replace(b"RamMemoryBlock1\0", b"RamMemoryBlocks\0"))
+    dump = open_dump(path)
+    check(dump, frames_of(PIECES[:1]))
+    told = f"{path} does not tell the addresses of 2 blocks of 1 MiB; left out"
+    assert dump.remarks == (told,)
+
+
 def test_a_block_of_two_ranges(path: Path) -> None:
     """A block belongs to one range only; the pages of the other range are reported missing."""
     write_hyperv(path, PIECES, packed=False)

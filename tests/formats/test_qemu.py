@@ -203,6 +203,46 @@ def test_broken_changes(path: Path) -> None:
     check_without(dump, frames, [0x20 + pfn], not_sent(frames))
 
 
+@pytest.mark.parametrize("how", ["plain", "zlib", "again"])
+def test_a_page_beyond_its_block(path: Path, how: str) -> None:
+    """A page that its block has no room for is damage, and so are the pages behind it."""
+    flag = {"plain": 8, "zlib": 0x100, "again": 0x40}[how] | 0x20
+    write_qemu(path, [(0x20000, memory(40, 2))], how=how)
+    data = bytearray(path.read_bytes())
+    headers = [struct.pack(">Q", pfn * PAGE_SIZE | flag) for pfn in range(0x20, 0x48)]
+    at = min(data.index(header) for header in headers if header in data)
+    struct.pack_into(">Q", data, at, 1 << 40 | flag)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError, match=r"is invalid at byte"):
+        open_dump(path)
+    [remark] = open_dump(path, lenient=True).remarks
+    assert remark.endswith("the part before it was read")
+
+
+def test_a_page_beyond_16_tebibytes(path: Path) -> None:
+    """Memory of a machine that is too large is told, not dropped."""
+    write_qemu(path, LOW)
+    data = path.read_bytes().replace(b"\6pc.ram", b"\x09ram-node1")
+    # Another node of 16 TiB, which is not sent, comes before it.
+    size_at = data.index(b"\x09ram-node1")
+    first = b"\x09ram-node0" + struct.pack(">Q", 1 << 44)
+    total = struct.unpack_from(">Q", data, size_at - 8)[0] + (1 << 44)
+    path.write_bytes(data[: size_at - 8] + struct.pack(">Q", total) + first + data[size_at:])
+    with pytest.raises(DamagedInputError, match=r"page frame 0x1\w+; this program stops"):
+        open_dump(path)
+
+
+def test_too_many_capabilities(path: Path) -> None:
+    """A list that is longer than any QEMU's breaks the stream, and is not cut in silence."""
+    write_qemu(path, LOW, mapped=True)
+    data = path.read_bytes()
+    told = struct.pack(">II", 1, 1) + b"\x0amapped-ram"
+    many = struct.pack(">II", 1, 300) + b"\x0amapped-ram" * 300
+    path.write_bytes(data.replace(told, many))
+    with pytest.raises(BadInputError, match="ends before the machine's memory"):
+        open_dump(path)
+
+
 # QEMU itself
 
 

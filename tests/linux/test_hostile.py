@@ -12,14 +12,12 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot, paging
-from memory_visualizer.linux import kallsyms
+from memory_visualizer.linux import kallsyms, taskjudge
 from memory_visualizer.linux import kernel as linux
 from memory_visualizer.linux import tasklist as linuxlist
-from memory_visualizer.linux import tasks as linuxtasks
 from memory_visualizer.linux.btf import Btf
 from memory_visualizer.linux.pagestates import PageArray
-from memory_visualizer.linux.tasklist import TaskSlabs
-from memory_visualizer.linux.tasks import task_limit
+from memory_visualizer.linux.tasklist import TaskSlabs, task_limit
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.paging import X64, as_linux_has_it, frames_behind
 from memory_visualizer.paging.tablememory import TableMemory
@@ -132,7 +130,7 @@ def test_more_address_spaces_than_any_machine_has(
         walks += 1
         return paging.walk(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(linuxtasks, "walk", counted)
+    monkeypatch.setattr(taskjudge, "walk", counted)
     for name in ("spaces", "spaces, idle"):
         snapshot = opened(name, sound, tmp_path)
         assert any("the list of address spaces is longer" in one for one in snapshot.remarks)

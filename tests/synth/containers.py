@@ -314,20 +314,7 @@ def write_kdump(
     table_at = block * (2 + 2 * blocks)
     held = sorted(page for page in pages.keys() - set(left_out) if first <= page < last)
     data_at = table_at + 24 * len(held)
-    data = bytearray()
-    table = bytearray()
-    zero = b""
-    for frame in held:
-        if not any(pages[frame]) and zero:
-            table += zero
-            continue
-        packed, flag = pack_page(pages[frame], compression)
-        if len(packed) >= block:
-            packed, flag = pages[frame], 0
-        descriptor = struct.pack(f"{order}QIIQ", data_at + len(data), len(packed), flag, 0)
-        zero = zero if any(pages[frame]) else descriptor
-        table += descriptor
-        data += packed
+    table, data = _packed_pages([pages[page] for page in held], data_at, block, compression, order)
     names = b"".join(name.ljust(65, b"\0") for name in _uts(machine))
     header = struct.pack(f"{order}8sI", magic, version) + names + bytes(22 if bits == 64 else 10)
     count = frames & 0xFFFFFFFF
@@ -356,6 +343,26 @@ def write_kdump(
     cuts = [0, 5000, table_at, table_at + 100, data_at, data_at + len(data) // 2, len(contents)]
     stretches = [(low, contents[low:high]) for low, high in itertools.pairwise(cuts)]
     _write_flattened(path, [(50, b"old"), *stretches[::-1], (60, contents[60:80])])
+
+
+def _packed_pages(
+    pages: Sequence[bytes], data_at: int, block: int, compression: str, order: str
+) -> tuple[bytes, bytes]:
+    """The descriptors of pages, and the packed pages, which begin at byte `data_at`."""
+    table, data = bytearray(), bytearray()
+    zero = b""
+    for page in pages:
+        if not any(page) and zero:
+            table += zero
+            continue
+        packed, flag = pack_page(page, compression)
+        if len(packed) >= block:
+            packed, flag = page, 0
+        descriptor = struct.pack(f"{order}QIIQ", data_at + len(data), len(packed), flag, 0)
+        zero = zero if any(page) else descriptor
+        table += descriptor
+        data += packed
+    return bytes(table), bytes(data)
 
 
 def _uts(machine: bytes) -> Sequence[bytes]:
