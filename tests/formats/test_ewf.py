@@ -12,7 +12,7 @@ import pytest
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import PIECES, check, check_without, frames_of, memory
+from tests.formats.checks import PIECES, check, check_without, frames_of, memory
 from tests.synth import containers
 from tests.synth.ewf import CHUNK, write_e01
 
