@@ -69,11 +69,8 @@ def _lenient_helps(options: argparse.Namespace) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        description="Paint each page of a memory dump as one pixel: kernel, user, or unused.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    description = "Paint each page of a memory dump as one pixel: kernel, user, or unused."
+    parser = Parser(None, description, EXAMPLES)
     parser.add_argument("dump", metavar="DUMP", type=Path, help="dump of physical memory")
     parser.add_argument(
         "map", metavar="MAP", help="text page map that the Volatility plugin printed; - for stdin"

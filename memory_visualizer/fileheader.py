@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.displaced import distances_moved, is_linux_in_place
+from memory_visualizer.displaced.linux import distances_moved, is_linux_in_place
 from memory_visualizer.formats.base import Dump, Search, Words
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo

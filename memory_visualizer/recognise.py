@@ -92,7 +92,7 @@ def _as_linux_from_elsewhere(
     """The snapshot of a raw Linux dump whose memory does not begin at address 0."""
     if not texts or not isinstance(dump, RawDump):
         return None
-    from memory_visualizer.displaced import put_where_it_begins
+    from memory_visualizer.displaced.linux import put_where_it_begins
 
     moved = put_where_it_begins(dump, texts)
     return recognise(moved, progress) if moved else None
@@ -182,7 +182,9 @@ def _mended(
     """
     if not isinstance(dump, RawDump):
         return None
-    from memory_visualizer.displaced import DisplacedSearch, MendedDump, pieces_of_linux
+    from memory_visualizer.displaced.linux import pieces_of_linux
+    from memory_visualizer.displaced.mended import MendedDump
+    from memory_visualizer.displaced.search import DisplacedSearch
     from memory_visualizer.fileheader import FileHeaderSearch
 
     search, header = DisplacedSearch(dump), FileHeaderSearch(dump)

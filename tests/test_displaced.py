@@ -11,7 +11,9 @@ import numpy.typing as npt
 import pytest
 
 import memory_visualizer
-from memory_visualizer.displaced import DisplacedSearch, MendedDump, Piece, _ascending
+from memory_visualizer.displaced.ends import ascending
+from memory_visualizer.displaced.mended import MendedDump, Piece
+from memory_visualizer.displaced.search import DisplacedSearch
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.limits import Budget
@@ -425,6 +427,6 @@ def test_more_pieces_than_any_memory_has() -> None:
     limit = budget.limit("piece of misplaced memory")
     shift = np.repeat(np.arange(limit + 3) * 256, np.arange(limit + 3) + 2)
     page = np.arange(len(shift))
-    found = _ascending(budget, page, shift)
+    found = ascending(budget, page, shift)
     assert found == [(n, moved) for n, moved in enumerate(shift.tolist()) if moved >= 3 * 256]
     assert budget.remarks == ("3 pieces of misplaced memory left out: more than any machine has",)

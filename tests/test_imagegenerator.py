@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from tests import prestarted
+from tests.terminal import on_a_terminal
 
-with suppress(ImportError):  # Windows has none of these
-    import pty
+with suppress(ImportError):  # Windows does not have it
     import resource
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -448,21 +448,10 @@ def test_hostile_names(files: Files) -> None:
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_colour_on_a_terminal(files: Files, no_color: str) -> None:
     """A terminal gets swatches, unless NO_COLOR is set."""
-    master, slave = pty.openpty()
-    subprocess.run(
-        [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", str(files.png)],
-        env=os.environ | {"NO_COLOR": no_color},
-        stdout=slave,
-        check=True,
+    command = [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", str(files.png)]
+    environment = os.environ | {"NO_COLOR": no_color}
+    output = on_a_terminal(
+        lambda slave: subprocess.run(command, env=environment, stdout=slave, check=True)
     )
-    os.close(slave)
-    output = b""
-    try:
-        while chunk := os.read(master, 4096):
-            output += chunk
-    except OSError:  # Linux' error if the other side is closed
-        pass
-    finally:
-        os.close(master)
-    assert (b"\x1b[48;2;95;194;205m" in output) == (not no_color)
-    assert b"kernel" in output
+    assert ("\x1b[48;2;95;194;205m" in output) == (not no_color)
+    assert "kernel" in output

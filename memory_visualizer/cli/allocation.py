@@ -11,9 +11,8 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 _LARGE = 1 << 20
-_KEPT = (
-    16 << 20
-)  # for small blocks, so that reused blocks are not requested from the system each time
+_KEPT = 16 << 20
+"""Bytes that stay with the program, so that small blocks are not requested each time."""
 
 
 def give_back_large_blocks() -> None:

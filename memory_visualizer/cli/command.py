@@ -162,6 +162,15 @@ class Steps:
 class Parser(argparse.ArgumentParser):
     """Reports a wrong option in one sentence, without the usage."""
 
+    def __init__(self, program: str | None, description: str, examples: str) -> None:
+        """Without `program`, the name is that of the script."""
+        super().__init__(
+            prog=program,
+            description=description,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
     def error(self, message: str) -> NoReturn:
         """Print the sentence, and end the program with exit code 2."""
         self.exit(2, f"{self.prog}: {printable(message)} ({self.prog} --help lists all options)\n")
@@ -169,12 +178,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser_of_dump(program: str, description: str, examples: str, parts: str = PARTS) -> Parser:
     """A parser of a command that reads one dump; `parts` is the help on its further files."""
-    parser = Parser(
-        prog=program,
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(program, description, examples)
     parser.add_argument(
         "dump", metavar="DUMP", type=as_path, help="dump of physical memory, or its URL"
     )

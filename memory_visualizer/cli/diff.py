@@ -81,12 +81,7 @@ exit codes:
 
 def parser(program: str) -> argparse.ArgumentParser:
     """The command's options."""
-    options = Parser(
-        prog=program,
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = Parser(program, DESCRIPTION, EXAMPLES)
     options.add_argument(
         "dumps",
         metavar="DUMP",

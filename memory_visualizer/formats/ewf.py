@@ -201,7 +201,10 @@ def _volume(path: Path, raw: bytes) -> tuple[int, int, int, int]:
 def _table(
     file: BinaryIO, position: int, sectors_end: int, number: int
 ) -> NDArray[np.int64] | None:
-    """A table's chunks, as rows of place, size, is-packed, and file; None if it is broken."""
+    """A table's chunks, as rows of place, size, is-packed, and file; None if it is broken.
+
+    An entry that makes no sense has the size 0, so that only its own chunk cannot be unpacked.
+    """
     raw = read_at(file, _TABLE.size, position)
     if len(raw) < _TABLE.size:
         return None
@@ -217,17 +220,29 @@ def _table(
     if len(rows) < 4 * count or (told and zlib.adler32(rows) != told):
         return None
     entries = np.frombuffer(rows, "<u4").astype(np.int64)
-    is_packed, places = entries >= _PACKED, entries % _PACKED
+    readings = [_places(entries, base, sectors_end)]
     # Beyond 2 GiB some versions use the upper bit for the place, and no longer pack chunks.
-    beyond = np.flatnonzero(np.diff(places) < 0)
+    beyond = np.flatnonzero(np.diff(entries % _PACKED) < 0)
     if len(beyond):
-        places[beyond[0] + 1 :] = entries[beyond[0] + 1 :]
-        is_packed[beyond[0] + 1 :] = False
-    places += base
-    sizes = np.diff(places, append=sectors_end)
-    if (places < 0).any() or (sizes <= _CHECKSUM).any() or (sizes > 2 * _MAX_CHUNK).any():
+        readings.append(_places(entries, base, sectors_end, int(beyond[0]) + 1))
+    places = max(readings, key=lambda places: np.count_nonzero(places[:, 1]))
+    if 2 * np.count_nonzero(places[:, 1]) <= count:
         return None
-    return np.stack((places, sizes, is_packed, np.full(count, number)), axis=1)
+    return np.column_stack((places, np.full(count, number)))
+
+
+def _places(
+    entries: NDArray[np.int64], base: int, sectors_end: int, packed_end: int | None = None
+) -> NDArray[np.int64]:
+    """Place, size and is-packed of each chunk; from entry `packed_end` on no chunk is packed."""
+    is_packed = entries >= _PACKED
+    is_packed[packed_end if packed_end is not None else len(entries) :] = False
+    places = entries - _PACKED * is_packed + base
+    sizes = np.diff(places, append=sectors_end)
+    sound = (places >= 0) & (sizes > _CHECKSUM) & (sizes <= 2 * _MAX_CHUNK)
+    rows: NDArray[np.int64] = np.column_stack((places, sizes, is_packed))
+    rows[~sound] = 0
+    return rows
 
 
 def _names(path: Path) -> Iterator[Path]:

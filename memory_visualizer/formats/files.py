@@ -295,9 +295,8 @@ class _CopiedFile(_ReadPages):
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         super().__init__(path, file, size)
         self._own = keep_open(self, path)
-        self._has_size = (
-            os.fstat(self._own.fileno()).st_size > 0
-        )  # a block device does not tell one
+        # A block device does not tell its size.
+        self._has_size = os.fstat(self._own.fileno()).st_size > 0
 
     def check_size(self) -> None:
         if self._has_size and os.fstat(self._own.fileno()).st_size < self._size:

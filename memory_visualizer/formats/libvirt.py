@@ -31,6 +31,7 @@ class Header:
     packed: str
     """The packing; empty if the stream is not packed."""
     is_part: bool
+    """Whether libvirt did not finish saving."""
 
 
 def header_of(head: bytes) -> Header | None:

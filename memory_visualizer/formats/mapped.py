@@ -32,9 +32,8 @@ from memory_visualizer.units import MAX_FRAMES, MAX_RUNS, PAGE_SIZE
 __all__ = ["Extents", "MappedDump", "file_size", "find_extents"]
 
 _Result = TypeVar("_Result")
-_GATHER_FRAMES = (
-    1024  # frames that are copied at once; this bounds the memory for intermediate arrays
-)
+_GATHER_FRAMES = 1024
+"""Frames that are copied at once: this bounds the memory for intermediate arrays."""
 
 
 @dataclass(frozen=True, eq=False)

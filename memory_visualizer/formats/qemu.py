@@ -208,9 +208,7 @@ def _last_states(
     places = place[last]
     [special] = np.nonzero(places <= SPECIAL)
     if special.size:
-        order = np.argsort(
-            frame, kind="stable"
-        )  # sorted, so that the states of a frame are neighbours
+        order = np.argsort(frame, kind="stable")  # the states of a frame are neighbours
         ends = np.searchsorted(frame[order], frame[last[special]], side="right")
         for number, end in zip(special.tolist(), ends.tolist(), strict=True):
             pfn, at, changes = frame[last[number]], end - 1, []

@@ -19,8 +19,8 @@ from memory_visualizer.linux.offsets import (
     FIRST_COMMS,
     MAX_PID,
     Offsets,
-    offsets_by_thread,
 )
+from memory_visualizer.linux.offsetsbyform import offsets_by_thread
 from memory_visualizer.units import PAGE_SIZE
 
 _THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0", b"oom_reaper")

@@ -12,7 +12,8 @@ from memory_visualizer.linux.filecache import files_of
 from memory_visualizer.linux.filelayout import FileLayout
 from memory_visualizer.linux.firsttask import find_first_task
 from memory_visualizer.linux.kernel import LinuxKernel, with_symbols
-from memory_visualizer.linux.offsets import Offsets, along, offsets_by_btf, offsets_by_form
+from memory_visualizer.linux.offsets import Offsets, along, offsets_by_btf
+from memory_visualizer.linux.offsetsbyform import offsets_by_form
 from memory_visualizer.linux.pagestates import PageArray
 from memory_visualizer.linux.regions import (
     Found,

@@ -387,9 +387,8 @@ class StructPages:
                 part = group[start : start + at_once]
                 first = int(part[0]) * self._section_frames
                 end = min((int(part[-1]) + 1) * self._section_frames, self._page_count)
-                for at in range(
-                    first, end, _FRAMES_AT_ONCE
-                ):  # for sections larger than any kernel's
+                # A hostile dump may tell of a larger section than any kernel has.
+                for at in range(first, end, _FRAMES_AT_ONCE):
                     yield at, min(at + _FRAMES_AT_ONCE, end)
 
     def _column(self, rows: Numbers, place: int) -> NDArray[np.uint64]:

@@ -18,7 +18,8 @@ from memory_visualizer.linux.firsttask import (
     is_first_lost,
 )
 from memory_visualizer.linux.kernel import LinuxKernel
-from memory_visualizer.linux.offsets import Offsets, offsets_by_btf, offsets_by_form
+from memory_visualizer.linux.offsets import Offsets, offsets_by_btf
+from memory_visualizer.linux.offsetsbyform import offsets_by_form
 from memory_visualizer.linux.pagestates import PageArray, Survey
 from memory_visualizer.linux.taskjudge import TaskJudge
 from memory_visualizer.linux.tasklist import Roll, TaskSlabs, gather, task_limit

@@ -358,10 +358,8 @@ def arm64(page_bits: int, address_bits: int, *, upper: bool = False, large: bool
         8,
         tuple(levels),
         top_frames=max(1, top_entries // 512),
-        leaf_flags=(
-            (2, 0x07),
-            (3, 0x38),
-        ),  # attribute index; access permissions and one more bit
+        # The attribute index; access permissions and one more bit.
+        leaf_flags=((2, 0x07), (3, 0x38)),
         root_entries=min(512, top_entries),
         page_frames=1 << page_bits - 12,
         first=(1 << 64) - (1 << address_bits) if upper else 0,

@@ -11,6 +11,9 @@ from memory_visualizer.paging.groups import SHARED, common_space, group_starts
 from memory_visualizer.printable import counted
 from memory_visualizer.scratch import column
 
+_CONTRADICTED_PART = 4
+"""A large page is left out if more than one in so many of its frames are mapped as single pages."""
+
 
 @dataclass
 class Losses:
@@ -167,6 +170,3 @@ def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -
         return mappings
     losses.contradicted += len(wrong)
     return mappings.take(~np.isin(np.arange(len(mappings.pfn)), wrong))
-
-
-_CONTRADICTED_PART = 4

@@ -41,9 +41,8 @@ def frames_there(memory: PhysicalMemory) -> NDArray[np.bool_]:
 
     A frame that is left out cannot be read as a table, but tables that are held tell its owners.
     """
-    there: NDArray[np.bool_] = getattr(
-        memory, "there", memory.held
-    )  # only a Dump tells what it leaves out
+    # Only a Dump tells which frames it leaves out.
+    there: NDArray[np.bool_] = getattr(memory, "there", memory.held)
     return there
 
 

@@ -105,7 +105,7 @@ class Paging:
     physical_bits: int = 0
     """Bits of a physical address; higher bits are reserved. 0: as in the architecture."""
     used_bits: int = 0
-    """The bits of them that this machine uses, as far as is known: see with_voted_width. 0: as the
+    """Bits of a physical address that this machine uses, if known: see with_voted_width. 0: as the
     size of the dump tells."""
 
     def __post_init__(self) -> None:

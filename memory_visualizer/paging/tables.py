@@ -15,6 +15,11 @@ from memory_visualizer.paging.groups import group_starts
 from memory_visualizer.paging.memory import TABLES_AT_ONCE, PhysicalMemory, is_held
 from memory_visualizer.paging.software import Paging
 
+_FEWEST_LEAVES = 8
+"""Fewer entries say nothing about the mixtures of their flags."""
+_MIXTURES_OF_TABLE = 16
+"""A real table has no more mixtures of flags: writable or not, executable or not, cached or not."""
+
 
 @dataclass(frozen=True, eq=False)
 class Weight:
@@ -140,14 +145,6 @@ def _odd_leaves(paging: Paging, rows: Leading, count: int) -> NDArray[np.int64]:
     kinds = np.count_nonzero(mixtures, axis=1)
     too_many = kinds > np.minimum(present // 2, _MIXTURES_OF_TABLE)
     return np.where((present >= _FEWEST_LEAVES) & too_many, present, 0)
-
-
-_FEWEST_LEAVES = 8
-"""Fewer entries say nothing about the mixtures of their flags."""
-
-
-_MIXTURES_OF_TABLE = 16
-"""A real table has no more mixtures of flags: writable or not, executable or not, cached or not."""
 
 
 def sound_entries(

@@ -37,10 +37,10 @@ _DIRECT = 8
 """A bit beside the MAY_ bits during the walk: the path does not pass through a top-level table on a
 lower level."""
 _KINDS = 16
-_WAYS_AT_ONCE = 512
+_PATHS_AT_ONCE = 512
 _FAIR_PART = 8
 """One address space may have at most this fraction of all tables of a level."""
-_WAITING_WAYS = 1 << 18
+_WAITING_PATHS = 1 << 18
 _ALIKE = 4
 """The largest mean number of user-mode paths to each table in a sound system."""
 
@@ -133,9 +133,9 @@ class _Reached:
 class _Below:
     """The tables of one level, and the paths to them, gathered from the level above."""
 
-    def __init__(self, memory: PhysicalMemory, table_limit: int, way_limit: int) -> None:
-        """Accept up to `table_limit` tables; for `way_limit` see _Reached.unique."""
-        self._way_limit = way_limit
+    def __init__(self, memory: PhysicalMemory, table_limit: int, path_limit: int) -> None:
+        """Accept up to `table_limit` tables; for `path_limit` see _Reached.unique."""
+        self._path_limit = path_limit
         self._room = table_limit
         self._room_for_each = table_limit // _FAIR_PART
         self._of_space = np.zeros(1, np.int64)
@@ -180,17 +180,17 @@ class _Below:
         )
         return fair
 
-    def add(self, ways: _Reached) -> None:
+    def add(self, paths: _Reached) -> None:
         """Add paths to tables that were admitted."""
-        self._waiting += len(ways.table)
-        self._batches.append(ways)
-        if self._waiting > _WAITING_WAYS:
-            self._batches = [self.ways()]
+        self._waiting += len(paths.table)
+        self._batches.append(paths)
+        if self._waiting > _WAITING_PATHS:
+            self._batches = [self.paths()]
             self._waiting = 0
 
-    def ways(self) -> _Reached:
+    def paths(self) -> _Reached:
         """All paths that were added."""
-        return _Reached.join(self._batches).unique(len(self._known), self._way_limit)
+        return _Reached.join(self._batches).unique(len(self._known), self._path_limit)
 
     @property
     def left_out(self) -> int:
@@ -202,10 +202,10 @@ class _Below:
 class _Decoded:
     """Entries that lead somewhere, a row for each entry and each path to its table."""
 
-    ways: _Reached
+    paths: _Reached
     """The paths to the tables."""
-    way: NDArray[np.intp]
-    """Row in `ways`."""
+    path: NDArray[np.intp]
+    """Row in `paths`."""
     index: NDArray[np.intp]
     """Index of the entry in its table."""
     entry: Entries
@@ -215,7 +215,7 @@ class _Decoded:
     def reached(self, rows: NDArray[np.intp], access: NDArray[np.uint8], level: Level) -> _Reached:
         """The tables that some of the entries lead to; `access` is given for all entries."""
         return _Reached(
-            self.ways.space[self.way[rows]],
+            self.paths.space[self.path[rows]],
             self.frame[rows],
             self.address(level, rows),
             access[rows],
@@ -226,7 +226,7 @@ class _Decoded:
     ) -> NDArray[np.uint64]:
         """The first address that each entry covers, not yet canonical."""
         covered = self.index[rows].astype(np.uint64) << np.uint64(level.shift)
-        return self.ways.virtual[self.way[rows]] + covered
+        return self.paths.virtual[self.path[rows]] + covered
 
 
 def walk(
@@ -289,7 +289,7 @@ class _Walker:
         self._are_one = False
         """Whether all roots are of one space, so that nothing is to be compared with others."""
         # In a sound system, one path or a few more lead to each user table.
-        self._way_limit = memory.frame_count // 8 + 1024
+        self._path_limit = memory.frame_count // 8 + 1024
         part = 4 if kernel_only else 1  # a kernel rarely maps a page twice
         self._tables_left = memory.budget.share("page table", part)
         self._entries_left = memory.budget.share("table entry", part)
@@ -303,10 +303,10 @@ class _Walker:
             self._tables_left -= reached.table_count
             # Most tables are on the last level.
             room = self._tables_left if number == last - 1 else self._tables_left // 2
-            below = _Below(self._memory, room, self._way_limit)
+            below = _Below(self._memory, room, self._path_limit)
             yield from self._level(number, reached, below)
             self._losses.tables += below.left_out
-            reached = below.ways()
+            reached = below.paths()
         self._losses.not_tables |= set(np.flatnonzero(self._refused).tolist())
         self._losses.of_user += len(self._strange)
 
@@ -326,7 +326,7 @@ class _Walker:
         )
         reached = reached.take(is_held(self._memory, reached.table))
         self._is_root[reached.table] = True
-        below = _Below(self._memory, self._tables_left // 2, self._way_limit)
+        below = _Below(self._memory, self._tables_left // 2, self._path_limit)
         reached = reached.take(
             below.admit(reached.table, np.full(len(reached.table), SHARED, np.int32))
         )
@@ -341,7 +341,7 @@ class _Walker:
         entries = 0
         for found in self._decoded(number, reached):
             if entries > limit:
-                later = reached.table[reached.table >= found.ways.table[0]]
+                later = reached.table[reached.table >= found.paths.table[0]]
                 self._losses.tables += len(distinct(later))
                 break
             entries += len(found.entry)
@@ -354,11 +354,11 @@ class _Walker:
             yield _mapped(self._memory, paging, level, found, access, maps)
             if not is_last:
                 leads = self._leads(found, chosen & ~maps)
-                ways = found.reached(leads, access, level)
+                paths = found.reached(leads, access, level)
                 if (parts := paging.architecture.page_frames) > 1:
-                    ways = ways.parted(parts, paging.entries << paging.levels[number + 1].shift)
-                    ways = ways.take(is_held(self._memory, ways.table))
-                below.add(ways.take(below.admit(ways.table, ways.space)))
+                    paths = paths.parted(parts, paging.entries << paging.levels[number + 1].shift)
+                    paths = paths.take(is_held(self._memory, paths.table))
+                below.add(paths.take(below.admit(paths.table, paths.space)))
         self._entries_left -= entries
 
     def _access(self, number: int, found: _Decoded, maps: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -373,7 +373,7 @@ class _Walker:
         if number == 0:
             named = np.flatnonzero(is_held(self._memory, found.frame))
             access[named[self._is_root[found.frame[named]]]] &= ~np.uint8(_DIRECT)
-        access &= found.ways.access[found.way]
+        access &= found.paths.access[found.path]
         return access
 
     def _chosen(self, number: int, found: _Decoded, access: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -386,7 +386,7 @@ class _Walker:
             chosen[held[self._is_root[found.frame[held]]]] = False
         if number == 0 and (own := self._own_entries):
             shift = np.uint64(self._paging.levels[0].shift)
-            index = (found.ways.virtual[found.way] >> shift).view(np.int64) + found.index
+            index = (found.paths.virtual[found.path] >> shift).view(np.int64) + found.index
             chosen &= (index >= own.start) & (index < own.stop)
         return chosen
 
@@ -404,50 +404,50 @@ class _Walker:
         memory, paging = self._memory, self._paging
         reached = reached.take(np.argsort(reached.table, kind="stable"))
         for start, end in _pieces(reached.table):
-            ways = reached.take(slice(start, end))
-            first_way = group_starts(ways.table)
-            tables = paging.decode(memory.read_frames(ways.table[first_way]))
+            paths = reached.take(slice(start, end))
+            first_path = group_starts(paths.table)
+            tables = paging.decode(memory.read_frames(paths.table[first_path]))
             table, index, entry, frame, weight = weighed(memory, paging, number, tables)
-            table_of_way = _table_of_way(first_way, end - start)
-            is_table = self._is_table(number, ways, weight, table_of_way)
-            is_table &= ~self._are_strange(ways, tables, table_of_way, is_table)
-            if is_table.all() and len(ways.table) == len(first_way):
-                yield _Decoded(ways, table, index, entry, frame)
+            table_of_path = _table_of_path(first_path, end - start)
+            is_table = self._is_table(number, paths, weight, table_of_path)
+            is_table &= ~self._are_strange(paths, tables, table_of_path, is_table)
+            if is_table.all() and len(paths.table) == len(first_path):
+                yield _Decoded(paths, table, index, entry, frame)
                 continue
             # For each path, all entries of its table.
-            ways, table_of_way = ways.take(is_table), table_of_way[is_table]
-            first_entry = np.searchsorted(table, np.arange(len(first_way) + 1))
-            count = np.diff(first_entry)[table_of_way]
-            way = np.repeat(np.arange(len(table_of_way)), count)
-            offset = np.arange(len(way)) - np.repeat(np.cumsum(count) - count, count)
-            row = first_entry[table_of_way][way] + offset
-            yield _Decoded(ways, way, index[row], entry[row], frame[row])
+            paths, table_of_path = paths.take(is_table), table_of_path[is_table]
+            first_entry = np.searchsorted(table, np.arange(len(first_path) + 1))
+            count = np.diff(first_entry)[table_of_path]
+            path = np.repeat(np.arange(len(table_of_path)), count)
+            offset = np.arange(len(path)) - np.repeat(np.cumsum(count) - count, count)
+            row = first_entry[table_of_path][path] + offset
+            yield _Decoded(paths, path, index[row], entry[row], frame[row])
 
     def _is_table(
-        self, number: int, ways: _Reached, weight: Weight | None, table_of_way: NDArray[np.intp]
+        self, number: int, paths: _Reached, weight: Weight | None, table_of_path: NDArray[np.intp]
     ) -> NDArray[np.bool_]:
         """Whether each path leads to a table; `weight` None: nothing speaks against any."""
         if number == 0 and not self._paging.architecture.is_whole:
-            return np.ones(len(ways.table), bool)  # the frame may hold other data, too
-        is_direct = ways.access & _DIRECT != 0
+            return np.ones(len(paths.table), bool)  # the frame may hold other data, too
+        is_direct = paths.access & _DIRECT != 0
         # Tables that map themselves serve once more a level below, and so do pages that are not
         # tables.
-        refused = self._refused[ways.table] & self._paging.software.has_habits
+        refused = self._refused[paths.table] & self._paging.software.has_habits
         is_table: NDArray[np.bool_] = is_direct | ~refused
         if weight is not None:
-            is_user = (ways.access & MAY_USER != 0) & (number > 0)
-            is_table &= weight.is_table(is_user, table_of_way)
-            self._refused[ways.table[is_direct & ~is_table]] = True
-            sound = distinct(table_of_way[is_table])
+            is_user = (paths.access & MAY_USER != 0) & (number > 0)
+            is_table &= weight.is_table(is_user, table_of_path)
+            self._refused[paths.table[is_direct & ~is_table]] = True
+            sound = distinct(table_of_path[is_table])
             self._losses.impossible += int(weight.impossible[sound].sum())
             self._losses.torn += int(weight.torn[sound].sum())
         return is_table
 
     def _are_strange(
         self,
-        ways: _Reached,
+        paths: _Reached,
         tables: Entries,
-        table_of_way: NDArray[np.intp],
+        table_of_path: NDArray[np.intp],
         is_table: NDArray[np.bool_],
     ) -> NDArray[np.bool_]:
         """Which paths lead in the kernel's half of one process alone to a table of user mode.
@@ -460,27 +460,27 @@ class _Walker:
         software = self._paging.software
         if self._are_one or not (software.has_habits and software.self_entries):
             return np.zeros(len(is_table), bool)
-        key = ways.space * np.int64(len(self._refused)) + ways.table
+        key = paths.space * np.int64(len(self._refused)) + paths.table
         known: NDArray[np.bool_] = np.isin(key, self._strange)  # where tables map themselves
         alone: NDArray[np.bool_] = (
-            is_table & (ways.access & (_DIRECT | MAY_USER) == _DIRECT) & (ways.space != SHARED)
+            is_table & (paths.access & (_DIRECT | MAY_USER) == _DIRECT) & (paths.space != SHARED)
         )
         if not alone.any():
             return known
-        rows = distinct(table_of_way[alone])
+        rows = distinct(table_of_path[alone])
         architecture = self._paging.architecture
         of_user = np.count_nonzero(architecture.let_user(tables[rows]), axis=1)
         present = np.count_nonzero(architecture.is_present(tables[rows]), axis=1)
         is_of_user = np.zeros(len(tables), bool)
         is_of_user[rows] = 2 * of_user > present
-        alone &= is_of_user[table_of_way]
+        alone &= is_of_user[table_of_path]
         self._strange = np.union1d(self._strange, key[alone])
         return known | alone
 
 
-def _table_of_way(first_way: NDArray[np.intp], ways: int) -> NDArray[np.intp]:
+def _table_of_path(first_path: NDArray[np.intp], paths: int) -> NDArray[np.intp]:
     """The number of each path's table; the paths of a table stand together."""
-    return np.repeat(np.arange(len(first_way)), np.diff(first_way, append=np.intp(ways)))
+    return np.repeat(np.arange(len(first_path)), np.diff(first_path, append=np.intp(paths)))
 
 
 def _pieces(table: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -488,15 +488,17 @@ def _pieces(table: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
     The paths of one table stay together, unless they alone are too many.
     """
-    first_way = group_starts(table)
+    first_path = group_starts(table)
     start = 0
     while start < len(table):
-        number = int(np.searchsorted(first_way, start, "right")) - 1
+        number = int(np.searchsorted(first_path, start, "right")) - 1
         last = number + TABLES_AT_ONCE
-        end = int(first_way[last]) if last < len(first_way) else len(table)
-        if end - start > _WAYS_AT_ONCE:
-            whole = int(first_way[np.searchsorted(first_way, start + _WAYS_AT_ONCE, "right") - 1])
-            end = whole if whole > start else start + _WAYS_AT_ONCE
+        end = int(first_path[last]) if last < len(first_path) else len(table)
+        if end - start > _PATHS_AT_ONCE:
+            whole = int(
+                first_path[np.searchsorted(first_path, start + _PATHS_AT_ONCE, "right") - 1]
+            )
+            end = whole if whole > start else start + _PATHS_AT_ONCE
         yield start, end
         start = end
 
@@ -513,9 +515,7 @@ def _mapped(
     pages = level.pages
     rows = np.flatnonzero(maps)
     reached = found.reached(rows, access, level)
-    if (
-        pages == paging.architecture.page_frames > 1
-    ):  # the frame alone decides for the smallest pages
+    if pages == paging.architecture.page_frames > 1:  # each frame of the smallest pages by itself
         reached, pages = reached.parted(pages, PAGE_SIZE), 1
     frame = reached.table
     # The first frame of a large page may be missing though later frames are held.

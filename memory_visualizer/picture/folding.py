@@ -25,6 +25,8 @@ _SHORTEST = 4096
 """16 MiB: shorter holes, such as that below 1 MiB, are drawn."""
 _ROWS = 4
 """A hole of fewer rows of the picture is not worth a break."""
+_DASH = 2
+"""Pixels of a dash, and of the gap behind it."""
 BREAK_LEVELS = 4
 """Along Hilbert's curve a break's line is a square of this order: one of 16 by 16."""
 
@@ -178,10 +180,6 @@ class Plan:
             for fold in self.folds
         ]
         return "; ".join([self.layout, *folds])
-
-
-_DASH = 2
-"""Pixels of a dash, and of the gap behind it."""
 
 
 def plan(

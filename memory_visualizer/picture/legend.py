@@ -38,7 +38,7 @@ class LegendEntry:
 
 
 def legend(colouring: Colouring, limit: int | None = None) -> list[LegendEntry]:
-    """List the colours in their order, with colours without frames, except left-out.
+    """The colours in their order; also colours without frames, except left-out.
 
     If there are more than `limit`, the general colours and the colours with the most frames are
     kept, and one more entry stands for all others.

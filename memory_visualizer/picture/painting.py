@@ -108,6 +108,6 @@ def _check_size(planned: Plan, scale: Scale) -> None:
 
 
 def pale(colour: Colour) -> Colour:
-    """The colour as seen through thick fog."""
+    """A pale colour of the same hue."""
     red, green, blue = (channel + (232 - channel) * 4 // 5 for channel in colour)
     return red, green, blue

@@ -118,7 +118,8 @@ DEFAULT = Palette(
     classes={
         PageClass.ABSENT: (24, 26, 30),
         PageClass.BOTH: (84, 38, 112),
-        PageClass.USER: (212, 70, 45),  # this one, the next and white as in the seed's pictures
+        # Red, cyan and white are those of this program's first version.
+        PageClass.USER: (212, 70, 45),
         PageClass.KERNEL: (95, 194, 205),
         PageClass.UNUSED_DATA: (233, 214, 140),
         PageClass.UNUSED_ZERO: (255, 255, 255),

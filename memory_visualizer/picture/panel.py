@@ -35,9 +35,8 @@ SHADES: tuple[Colour, ...] = tuple(
 
 _FULL, _MUTED, _OUTLINE = 255, 165, 110  # strengths of ink
 _MIN_FONT_SIZE, _MAX_FONT_SIZE = 14, 96
-_FONT_SIZES_PER_WIDTH = (
-    64  # so that the legend is readable when the whole of a large picture is on screen
-)
+_FONT_SIZES_PER_WIDTH = 64
+"""So the legend is readable when the whole of a large picture is on screen."""
 
 
 def add_panel(

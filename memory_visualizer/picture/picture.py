@@ -65,8 +65,8 @@ def picture_of(
         return picture
     from memory_visualizer.picture.panel import add_panel  # fonts take time to load
 
-    one = picture.scale.described(picture.lost)
-    subtitle = f"{binary_size(dump.size)}, {dump.size // PAGE_SIZE:,} pages; {one}"
+    scaled = picture.scale.described(picture.lost)
+    subtitle = f"{binary_size(dump.size)}, {dump.size // PAGE_SIZE:,} pages; {scaled}"
     subtitle += picture.plan.described_folds()
     if colouring.name != "class":
         subtitle += f", coloured by {colouring.name}"

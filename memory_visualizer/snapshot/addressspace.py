@@ -32,9 +32,8 @@ class AddressSpace:
         if not len(self.first):
             return np.full(len(pages), -1, np.int64)
         row = np.maximum(np.searchsorted(self.first, pages, "right") - 1, 0)
-        inside = (pages - self.first[row]) // np.uint64(
-            PAGE_SIZE
-        )  # wraps around to a huge number below the first mapping
+        # Below the first mapping, this wraps around to a huge number.
+        inside = (pages - self.first[row]) // np.uint64(PAGE_SIZE)
         is_mapped = inside < self.count[row].astype(np.uint64)
         frames: NDArray[np.int64] = np.where(is_mapped, self.frame[row] + inside.view(np.int64), -1)
         return frames

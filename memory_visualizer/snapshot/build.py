@@ -149,6 +149,18 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
             f"the large pages of all processes have {pages:,} pages in all: too many for a complete"
             " list of owners, so some owners are missing from it"
         )
+    remarks += loss_remarks(losses)
+    if rest.mappings:
+        remarks.append(
+            f"{counted(rest.mappings, 'mapping')} beyond the limit: their pages have a class, but"
+            " some owners of these pages are not listed"
+        )
+    return remarks
+
+
+def loss_remarks(losses: Losses) -> list[str]:
+    """Sentences for the user on entries and tables that a walk could not use."""
+    remarks = []
     if losses.not_tables:
         many = len(losses.not_tables)
         remarks.append(
@@ -182,11 +194,6 @@ def walk_remarks(dump: Dump, mappings: Mappings, losses: Losses, rest: Rest) -> 
     if losses.tables:
         remarks.append(
             f"{counted(losses.tables, 'page table')} left out: there are more than any machine has"
-        )
-    if rest.mappings:
-        remarks.append(
-            f"{counted(rest.mappings, 'mapping')} beyond the limit: their pages have a class, but"
-            " some owners of these pages are not listed"
         )
     return remarks
 

@@ -17,7 +17,8 @@ from volatility3.plugins.linux import pslist
 
 from memory_visualizer.snapshot.process import Process
 from memory_visualizer.snapshot.system import System
-from memory_visualizer.volatility3.visualizer import LinuxVisualizer, options, table_base
+from memory_visualizer.volatility3.mappings import table_base
+from memory_visualizer.volatility3.visualizer import LinuxVisualizer, options
 
 vollog = logging.getLogger(__name__)
 

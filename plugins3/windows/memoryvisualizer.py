@@ -16,7 +16,8 @@ from volatility3.plugins.windows import info, pslist
 
 from memory_visualizer import Process
 from memory_visualizer.snapshot.system import System
-from memory_visualizer.volatility3.visualizer import Visualizer, options, table_base
+from memory_visualizer.volatility3.mappings import table_base
+from memory_visualizer.volatility3.visualizer import Visualizer, options
 from memory_visualizer.windows.toplevels import time_of
 
 vollog = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import isqrt
 from pathlib import Path
@@ -34,12 +34,11 @@ from tests.synth import Truth, forge, profiles
 from tests.synth.containers import write_kdump, write_lime
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.truth import INJECTED_PAGES
+from tests.terminal import on_a_terminal
 from tests.unknown.test_machine import elf
 
-with suppress(ImportError):  # Windows has none of these
-    import pty
+with suppress(ImportError):  # Windows does not have it
     import resource
-    import termios
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = [page_class.label for page_class in PageClass]
@@ -1210,23 +1209,6 @@ def test_the_console_script() -> None:
         pytest.skip("memory-visualizer is not installed beside this Python")
     result = subprocess.run([script, "--version"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, f"memviz {__version__}\n")
-
-
-def on_a_terminal(run_it: Callable[[int], object]) -> str:
-    """The text that a program writes to a terminal, whose file descriptor the program gets."""
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (24, 80))
-    run_it(slave)
-    os.close(slave)
-    output = b""
-    try:
-        while chunk := os.read(master, 4096):
-            output += chunk
-    except OSError:  # Linux' error if the other side is closed
-        pass
-    finally:
-        os.close(master)
-    return output.decode()
 
 
 @pytest.mark.posix

@@ -31,15 +31,15 @@ from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.pagemap import PageClass
 from tests.cli.test_memviz import run
 from tests.conftest import ROOT
-from tests.formats.test_formats import (
+from tests.formats.checks import (
     GIB,
     PIECES,
     WRITERS,
     Writer,
-    _volatility_layer,
     check,
     frames_of,
 )
+from tests.formats.test_other_readers import volatility_layer
 from tests.synth import MIB, containers, forge, profiles
 from tests.synth.containers import Pieces
 from tests.synth.linux import forge_linux
@@ -509,7 +509,7 @@ def test_volatility3_reads_it(tmp_path: Path, ending: str, layer: str) -> None:
     pieces = sorted(PIECES)
     containers.write_kdump(tmp_path / "dump", pieces)
     _, target = converted(tmp_path / "dump", ending)
-    seen = _volatility_layer(target, layer)
+    seen = volatility_layer(target, layer)
     for pfn, page in frames_of(pieces).items():
         assert seen.read(pfn * PAGE_SIZE, PAGE_SIZE) == page
     absent = [0, 0x14, 0x50, 0xFF, 0x101, 5 * GIB // PAGE_SIZE - 1]

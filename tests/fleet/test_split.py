@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer.displaced import DisplacedSearch
+from memory_visualizer.displaced.search import DisplacedSearch
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.fileheader import FileHeaderSearch
 from memory_visualizer.fleet.split import SplitScan, ranges_of, why_whole

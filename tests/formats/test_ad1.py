@@ -12,7 +12,7 @@ from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.printable import binary_size
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import PIECES, check, check_without, frames_of, memory
+from tests.formats.checks import PIECES, check, check_without, frames_of, memory
 from tests.synth import containers
 from tests.synth.ad1 import CHUNK, Tree, write_ad1
 

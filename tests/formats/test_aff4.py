@@ -13,7 +13,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import aff4
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import HIGH_FIRST, PIECES, check, check_without, frames_of, memory
+from tests.formats.checks import HIGH_FIRST, PIECES, check, check_without, frames_of, memory
 from tests.synth.aff4 import COMPRESSIONS, VOLUME, write_aff4
 
 

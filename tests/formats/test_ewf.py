@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import PIECES, check, check_without, frames_of, memory
+from tests.formats.checks import PIECES, check, check_without, frames_of, memory
 from tests.synth import containers
 from tests.synth.ewf import CHUNK, write_e01
 
@@ -135,6 +136,24 @@ def test_a_broken_table(path: Path) -> None:
             check(open_dump(path), frames_of([(0, CONTENTS)]))
     with pytest.raises(DamagedInputError, match="broken table"):
         open_dump(path)
+
+
+@pytest.mark.parametrize("place", [0, 1 << 29, (1 << 31) + 5, 0xFFFFFFFF])
+def test_a_broken_entry_without_a_checksum(path: Path, place: int) -> None:
+    """The first versions wrote no checksum: an entry costs its chunk, and that before it."""
+    write_e01(path, CONTENTS)
+    data = bytearray(path.read_bytes())
+    rows = data.find(b"table\0") + 76 + 24
+    [count] = struct.unpack_from("<I", data, rows - 24)
+    struct.pack_into("<I", data, rows + 4 * 5, place)
+    struct.pack_into("<I", data, rows + 4 * count, 0)
+    path.write_bytes(data)
+    with pytest.raises(DamagedInputError):
+        open_dump(path).zero_frames()
+    dump = open_dump(path, lenient=True)
+    pages = CHUNK // PAGE_SIZE
+    check_without(dump, frames_of([(0, CONTENTS)]), range(4 * pages, 6 * pages))
+    assert dump.remarks == (f"2 broken chunks of {path} left out",)
 
 
 def test_fewer_sectors_than_chunks(path: Path) -> None:

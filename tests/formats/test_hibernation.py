@@ -13,7 +13,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import xpress
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import GIB, PIECES, check, check_without, frames_of, memory
+from tests.formats.checks import GIB, PIECES, check, check_without, frames_of, memory
 from tests.synth.hibernation import NEW, OLD, write_hibernation
 from tests.synth.xpress import pack_huffman, pack_plain
 from tests.test_volatility2 import volatility

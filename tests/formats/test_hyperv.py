@@ -10,7 +10,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import hyperv
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import GIB, check, check_without, frames_of, memory
+from tests.formats.checks import GIB, check, check_without, frames_of, memory
 from tests.synth.hyperv import write_hyperv
 
 MIB = 1 << 20

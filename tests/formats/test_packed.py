@@ -20,7 +20,7 @@ from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats import packed
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import LOW, PIECES, check, frames_of, memory
+from tests.formats.checks import LOW, PIECES, check, frames_of, memory
 from tests.synth import containers
 from tests.synth.containers import Pieces
 

@@ -17,7 +17,7 @@ from memory_visualizer.formats import vma
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.qemu import QemuDump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import (
+from tests.formats.checks import (
     GIB,
     LOW,
     PIECES,

@@ -25,8 +25,8 @@ from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.paths import RemotePath, as_path
 from memory_visualizer.formats.remote import RemoteFile
 from memory_visualizer.units import PAGE_SIZE
+from tests.formats.checks import WRITERS, Writer, check, frames_of, memory, not_sent
 from tests.formats.rangeserver import Store, serving
-from tests.formats.test_formats import WRITERS, Writer, check, frames_of, memory, not_sent
 from tests.synth import MIB, forge, profiles
 from tests.synth.containers import Pieces
 from tests.synth.ewf import write_e01

@@ -13,7 +13,7 @@ from memory_visualizer.errors import BadInputError
 from memory_visualizer.fleet.sources import expand
 from memory_visualizer.formats import remote
 from memory_visualizer.formats.opening import open_dump
-from tests.formats.test_formats import check, frames_of, memory
+from tests.formats.checks import check, frames_of, memory
 from tests.synth import MIB, forge, profiles
 
 pytestmark = pytest.mark.peer

@@ -13,7 +13,7 @@ from memory_visualizer.formats import s2
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import LOW, check, check_without, frames_of, memory
+from tests.formats.checks import LOW, check, check_without, frames_of, memory
 from tests.synth import containers
 from tests.synth import s2 as synth
 

@@ -10,7 +10,7 @@ from memory_visualizer.cli import memviz
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
-from tests.formats.test_formats import PIECES, check, check_without, frames_of, memory
+from tests.formats.checks import PIECES, check, check_without, frames_of, memory
 from tests.synth import containers
 
 CONTENTS = memory(200, 1) + bytes(64 * PAGE_SIZE) + memory(25, 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer.displaced import put_where_it_begins
+from memory_visualizer.displaced.linux import put_where_it_begins
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.linux.armform import TopLevelSearch
 from memory_visualizer.linux.machine import machines

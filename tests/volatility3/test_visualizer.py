@@ -22,7 +22,7 @@ from volatility3.framework import contexts
 from volatility3.framework.layers import lime, physical
 
 from memory_visualizer import BadInputError, PageClass
-from memory_visualizer.volatility3.visualizer import MappedLayer, ReadLayer, open_layer
+from memory_visualizer.volatility3.layers import MappedLayer, ReadLayer, open_layer
 from tests import prestarted
 from tests.conftest import newest_volatility3, real_dumps
 from tests.synth import KERNEL, MIB, Profile, Truth, builds, forge, profiles
@@ -420,6 +420,27 @@ def test_names_from_the_dump_are_escaped(volatility3: Path, tmp_path: Path) -> N
 
 
 # -- the layers ----------------------------------------------------------------------------------
+
+
+def test_unusable_entries_are_told(windows: tuple[Volatility, Truth], tmp_path: Path) -> None:
+    """An entry that breaks the processor's rules leads nowhere, and a warning tells of it.
+
+    The table maps itself, so its entries also serve on lower levels.
+    """
+    volatility, truth = windows
+    other = Volatility(
+        volatility.program, tmp_path, volatility.symbols, volatility.folder / "cache"
+    )
+    memory = bytearray(volatility.dump.read_bytes())
+    top = truth.processes[truth.listed[1]].dtb & ~0xFFF
+    index = next(n for n in range(0x20, 0x100) if not any(memory[top + 8 * n : top + 8 * n + 8]))
+    large = 1 << 7  # reserved in this table
+    struct.pack_into("<Q", memory, top + 8 * index, int(entry(16)) | large)
+    other.dump.write_bytes(memory)
+    done = other.run(PLUGIN)
+    assert done.returncode == 0, done.stderr
+    assert "entries of page tables left out: they break the rules" in done.stderr
+    assert "left out" not in volatility.run(PLUGIN).stderr
 
 
 def test_other_formats_give_the_same_rows(windows: tuple[Volatility, Truth]) -> None:

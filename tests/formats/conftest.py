@@ -1,0 +1,13 @@
+"""Fixtures of the tests of formats."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.formats.checks")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A path for a test's dump; its name says nothing, except that VMware's files need .vmem."""
+    return tmp_path / "dump.vmem"
