@@ -17,7 +17,7 @@ from memory_visualizer.export.inventorytables import write_hits
 from memory_visualizer.export.summary import SCHEMA, summary
 from memory_visualizer.output import check_target
 from memory_visualizer.yara import Hits, Rules, RulesError, find_hits
-from tests.cli.test_memviz import indexes, run
+from tests.cli.running import indexes, run
 from tests.synth import Truth, forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.linux import forge_linux

@@ -29,7 +29,7 @@ from memory_visualizer.output import part_of, resumable_file
 from memory_visualizer.paging import Mappings
 from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.pagemap import PageClass
-from tests.cli.test_memviz import run
+from tests.cli.running import run
 from tests.conftest import ROOT
 from tests.formats.checks import (
     GIB,

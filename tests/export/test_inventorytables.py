@@ -18,7 +18,7 @@ from memory_visualizer.export.tables import to_arrow, write_table
 from memory_visualizer.output import is_own
 from memory_visualizer.picture.colouring import colour_by, swatches_of
 from memory_visualizer.picture.palette import DEFAULT
-from tests.cli.test_memviz import run
+from tests.cli.running import run
 from tests.synth import forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux
 

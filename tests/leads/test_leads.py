@@ -18,7 +18,7 @@ from memory_visualizer.leads.images import image_in
 from memory_visualizer.leads.writable import _entropies
 from memory_visualizer.picture.entropy import entropy
 from memory_visualizer.snapshot.pagemap import PageClass, PageState
-from tests.cli.test_memviz import run
+from tests.cli.running import run
 from tests.oddities import KINDS, Image, synthetic, victim
 from tests.synth import forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux

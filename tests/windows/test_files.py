@@ -22,7 +22,7 @@ from memory_visualizer import Snapshot, limits
 from memory_visualizer.export.extract import pieces_of_files, write_pieces
 from memory_visualizer.limits import Rate
 from memory_visualizer.windows.controlareas import NO_NAME
-from tests.cli.test_memviz import run
+from tests.cli.running import run
 from tests.synth import Truth, builds, forge, profiles
 from tests.synth.framedatabase import RecordTruth, SectionTruth
 from tests.synth.memory import PAGE_SIZE
