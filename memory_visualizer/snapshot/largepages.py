@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.paging import Mappings
 
 _ROWS_AT_ONCE = 1 << 17
@@ -48,7 +49,7 @@ class Stretches:
 
     def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The number of marked frames in each stretch."""
-        edges = np.unique(np.concatenate((self.first, self.end)))
+        edges = distinct(np.concatenate((self.first, self.end)))
         before = np.zeros(len(edges), np.int64)
         if len(edges):
             pairs = pairwise(edges.tolist())
