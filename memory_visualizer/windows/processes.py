@@ -252,9 +252,9 @@ class _Finder:
                 np.count_nonzero(is_sound, axis=1) >= _FEWEST_DIRECTORIES
             ]
             return chosen
-        frames = bases[bases % PAGE_SIZE == 0] // PAGE_SIZE
+        frames: NDArray[np.int64] = bases[bases % PAGE_SIZE == 0] // PAGE_SIZE
         is_root = is_in(frames.view(np.uint64), np.sort(roots.view(np.uint64), axis=None))
-        frames = frames[~is_root, None]
+        frames = frames[~is_root][:, None]
         everyone = np.concatenate((roots, frames))
         known = np.arange(len(everyone)) < len(roots)
         are_kin = share_kernel(memory, paging, everyone, known)
