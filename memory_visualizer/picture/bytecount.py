@@ -2,7 +2,7 @@
 
 numpy counts one byte after the other, in some 6 to 9 microseconds for each page. If the package
 wasmtime is installed, a few instructions of WebAssembly (bytecount.wat), which it compiles in
-milliseconds on any system, take less than 1.5 microseconds, and look up the information, too. The
+milliseconds on any system, take less than 2 microseconds, and look up the information, too. The
 results are equal, since all numbers are whole.
 """
 
