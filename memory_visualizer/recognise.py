@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import are_among
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.formats.base import Dump, Progress, Scanner, Visitor, ZeroScan
 from memory_visualizer.formats.raw import RawDump
@@ -151,7 +152,7 @@ def _better(
 def _worth(snapshot: Snapshot) -> tuple[int, int]:
     """A measure of the result: processes with an object and tables, and their pages."""
     whole = [one for one in snapshot.processes if one.object_address and one.has_tables]
-    has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
+    has_user = are_among(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     return len(whole), int(np.count_nonzero(has_user))
 
 

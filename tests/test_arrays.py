@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import (
+    are_among,
     chosen_rows,
+    count_marked,
     count_marks,
     joined_runs,
     places_of_text,
@@ -44,6 +46,19 @@ def test_runs_without(some: list[tuple[int, int]], others: list[tuple[int, int]]
     left = runs_without(held, lost)
     assert _frames(left) == sorted({*_frames(held)} - {*_frames(lost)})
     assert _are_runs(left)
+
+
+@given(_any_runs, st.lists(st.booleans(), min_size=70, max_size=70))
+def test_count_marked(runs: list[tuple[int, int]], marks: list[bool]) -> None:
+    first, count = _array(runs).T
+    found = count_marked(np.array(marks), first, first + count)
+    assert found.tolist() == [sum(marks[start : start + size]) for start, size in runs]
+
+
+@given(st.lists(st.integers(0, 255)), st.lists(st.integers(0, 255), max_size=4))
+def test_are_among(codes: list[int], chosen: list[int]) -> None:
+    found = are_among(np.array(codes, np.uint8), chosen)
+    assert found.tolist() == [code in chosen for code in codes]
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=20))

@@ -117,7 +117,7 @@ def _visualize(options: argparse.Namespace) -> int:
     view = _view(options, snapshot, rules, steps)
     # Files come first, since the reader of the summary may stop before its end.
     written, failures = write_outputs(view, picture, steps)
-    for remark in _inventory_remarks(options, snapshot):
+    for remark in (*_record_remarks(options, snapshot), *_inventory_remarks(options, snapshot)):
         say(PROGRAM, remark)
     screen = sys.stderr if STANDARD_OUTPUT in (picture, *others) else sys.stdout
     if not options.quiet:
@@ -152,12 +152,8 @@ def _open(options: argparse.Namespace) -> Snapshot:
 def _search(options: argparse.Namespace, snapshot: Snapshot, steps: Steps) -> None:
     """Find all else in the dump that the options ask for, and print the remarks on the dump."""
     remarks = [*snapshot.dump.remarks, *snapshot.remarks, *remarks_on_copies(snapshot.copies)]
-    if _asks_for_records(options):
-        remarks += snapshot.record_remarks
-        if options.uses and snapshot.records is None:
-            remarks.append(
-                "the kernel's records of its pages were not found: their uses are unknown"
-            )
+    if _asks_for_records(options) and not options.html:  # the page reads them beside other work
+        _ = snapshot.record_remarks
         steps.done("reading the kernel's records of its pages")
     if options.leads:
         with ProgressLine("looking for leads") as progress:
@@ -232,6 +228,16 @@ def _entropy(snapshot: Snapshot) -> NDArray[np.uint8]:
     """The entropy of all frames, for which the dump is read a second time."""
     with ProgressLine("measuring entropy") as progress:
         return entropy(snapshot.dump, progress, zero=snapshot.zero)
+
+
+def _record_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:
+    """Remarks on the kernel's records of its frames, if they were asked for."""
+    if not _asks_for_records(options):
+        return ()
+    if options.uses and snapshot.records is None:
+        unknown = "the kernel's records of its pages were not found: their uses are unknown"
+        return (*snapshot.record_remarks, unknown)
+    return snapshot.record_remarks
 
 
 def _inventory_remarks(options: argparse.Namespace, snapshot: Snapshot) -> Sequence[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import changes
+from memory_visualizer.arrays import are_among, changes
 from memory_visualizer.formats.base import Dump, Progress, Search, Words
 from memory_visualizer.leads.lead import Lead
 from memory_visualizer.leads.processpages import ProcessPages
@@ -159,7 +159,7 @@ def is_private(snapshot: Snapshot) -> NDArray[np.bool_]:
     The kernel's records tell. Without records, a page counts if a single process has mapped it and
     may write to it: the first page of an image that is mapped from a file is read-only.
     """
-    has_user = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
+    has_user = are_among(snapshot.classes, (PageClass.USER, PageClass.BOTH))
     if snapshot.uses is not None and np.any(snapshot.uses == PageUse.PROCESS_PRIVATE):
         private: NDArray[np.bool_] = has_user & (snapshot.uses == PageUse.PROCESS_PRIVATE)
     else:
@@ -171,7 +171,7 @@ def is_unused(snapshot: Snapshot) -> NDArray[np.bool_]:
     """For each frame whether it has no owner and belongs to no file."""
     unused: NDArray[np.bool_] = snapshot.classes == PageClass.UNUSED_DATA
     if snapshot.uses is not None:
-        unused &= np.isin(snapshot.uses, (PageUse.UNUSED, PageUse.UNKNOWN))
+        unused &= are_among(snapshot.uses, (PageUse.UNUSED, PageUse.UNKNOWN))
     unused[snapshot.file_pages.frame] = False
     return unused
 

@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import are_among
 from memory_visualizer.errors import UntoldError
 from memory_visualizer.linux import filelayout, layoutsbyform, modules
 from memory_visualizer.linux.dentries import Dentries
@@ -89,7 +90,7 @@ class KernelObjects:
     @property
     def _cache(self) -> NDArray[np.int64]:
         """The frames of the page cache."""
-        return np.flatnonzero(np.isin(self._states, _CACHE))
+        return np.flatnonzero(are_among(self._states, _CACHE))
 
     # Files
 

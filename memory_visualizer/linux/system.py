@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import are_among
 from memory_visualizer.errors import UntoldError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux import kernel as linux
@@ -94,7 +95,7 @@ def understand(
     else:
         remarks += read.remarks
         states = read.states
-        used = np.isin(states, _KERNEL_STATES)
+        used = are_among(states, _KERNEL_STATES)
         # In use, though not mapped: a huge page in its pool, a page that was just released.
         used |= ~mapped & (states == PageState.HUGE_PAGE)
         used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import count_marked
 from memory_visualizer.paging.architecture import MAY_USER
 from memory_visualizer.paging.groups import SHARED, common_space, group_starts
 from memory_visualizer.printable import counted
@@ -161,11 +162,9 @@ def without_contradicted(mappings: Mappings, frame_count: int, losses: Losses) -
         return mappings
     mapped: NDArray[np.bool_] = column(frame_count, np.bool_)
     mapped[mappings.pfn[mappings.is_user & (mappings.count == 1)]] = True
-    before: NDArray[np.int32] = column(frame_count + 1, np.int32)
-    np.cumsum(mapped, out=before[1:])
     first = mappings.pfn[large]
     end = np.minimum(first + mappings.count[large], frame_count)
-    wrong = large[_CONTRADICTED_PART * (before[end] - before[first]).astype(np.int64) > end - first]
+    wrong = large[_CONTRADICTED_PART * count_marked(mapped, first, end) > end - first]
     if not len(wrong):
         return mappings
     losses.contradicted += len(wrong)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import distinct
+from memory_visualizer.arrays import distinct, union
 from memory_visualizer.paging.architecture import (
     MAY_EXECUTE,
     MAY_USER,
@@ -474,7 +474,7 @@ class _Walker:
         is_of_user = np.zeros(len(tables), bool)
         is_of_user[rows] = 2 * of_user > present
         alone &= is_of_user[table_of_path]
-        self._strange = np.union1d(self._strange, key[alone])
+        self._strange = union(self._strange, key[alone])
         return known | alone
 
 

@@ -49,12 +49,13 @@ class EntropyScan(Search[_Entropies]):
             _of_thread.measure = page_measure(_BITS)
         is_zero = zero_pages(words) if self._zero is None else self._zero[place_of(frames)]
         filled = np.flatnonzero(~is_zero)
-        steps = np.empty(len(filled), np.uint8)
+        if not len(filled):
+            return None
+        pages, sums = words.view(np.uint8), np.empty(len(filled), np.uint32)
         for start in range(0, len(filled), PAGES_AT_ONCE):
-            rows = filled[start : start + PAGES_AT_ONCE]
-            sums = _of_thread.measure(words[rows].view(np.uint8))
-            steps[start : start + PAGES_AT_ONCE] = _steps(sums)
-        return (place_of(frames[filled]), steps) if len(filled) else None
+            part = slice(start, start + PAGES_AT_ONCE)
+            sums[part] = _of_thread.measure(pages, filled[part])
+        return place_of(frames[filled]), _steps(sums)
 
     def take(self, part: _Entropies) -> None:
         """Keep the entropies of a block."""

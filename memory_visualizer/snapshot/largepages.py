@@ -1,12 +1,12 @@
 """Large pages of processes as stretches of frames, since a list of their pages would be long."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import count_marked
 from memory_visualizer.paging import Mappings
 
 _ROWS_AT_ONCE = 1 << 17
@@ -48,14 +48,7 @@ class Stretches:
 
     def count(self, marks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The number of marked frames in each stretch."""
-        edges = np.unique(np.concatenate((self.first, self.end)))
-        before = np.zeros(len(edges), np.int64)
-        if len(edges):
-            pairs = pairwise(edges.tolist())
-            np.cumsum([np.count_nonzero(marks[a:b]) for a, b in pairs], out=before[1:])
-        begin, end = (np.searchsorted(edges, places) for places in (self.first, self.end))
-        found: NDArray[np.int64] = before[end] - before[begin]
-        return found
+        return count_marked(marks, self.first, self.end)
 
 
 def stretches_of_large(rows: Mappings, frame_count: int) -> Stretches:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import count_values, distinct, mark_runs
+from memory_visualizer.arrays import are_among, count_values, distinct, mark_runs
 from memory_visualizer.errors import NotMappedError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import (
@@ -222,7 +222,7 @@ class Snapshot(PageMap):
         mappings.
         """
         access = np.zeros(self.classes.size, np.uint8)
-        of_user = np.isin(self.classes, (PageClass.USER, PageClass.BOTH))
+        of_user = are_among(self.classes, (PageClass.USER, PageClass.BOTH))
         left_out = self.classes == PageClass.LEFT_OUT
         if left_out.any():
             rows = self.mappings.take(self.mappings.is_user)

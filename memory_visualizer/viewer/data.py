@@ -94,9 +94,8 @@ class PageColumns:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._pool = ThreadPoolExecutor(_PACKERS)  # zlib and numpy let other threads run
-        self._packing: dict[str, Future[Column]] = {}
-        self.add({"page": snapshot.classes | snapshot.zero.view("u1") << 3 | snapshot.access << 4})
-        self._owners = self._pool.submit(self._pack_owners)
+        self._owners = self._pool.submit(self._pack_owners)  # first, since it takes longest
+        self._packing = {"page": self._pool.submit(self._pack_classes)}
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +120,11 @@ class PageColumns:
 
     def _submit(self, columns: Mapping[str, AnyColumn]) -> "dict[str, Future[Column]]":
         return {name: self._pool.submit(pack, column) for name, column in columns.items()}
+
+    def _pack_classes(self) -> Column:
+        """The column ``page``."""
+        snapshot = self._snapshot
+        return pack(snapshot.classes | snapshot.zero.view("u1") << 3 | snapshot.access << 4)
 
     def _pack_owners(self) -> "tuple[dict[str, Future[Column]], NDArray[np.bool_]]":
         """The columns of owners, and whether a frame has mappings beyond the first in a process."""

@@ -299,9 +299,9 @@ def _witnesses(
     frames = kernel.all_frames()
     frames = even_sample(frames[~zero[frames]], _SAMPLE)
     virtual = kernel.virtual(frames)
-    none = np.empty(0, np.uint64)
-    batches = [(none, none)]
-    for start in range(0, len(frames), _FRAMES_AT_ONCE):
+
+    def addresses(start: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The witnesses in a batch of pages, and the addresses that they hold."""
         some = slice(start, start + _FRAMES_AT_ONCE)
         words = kernel.words(dump.read_frames(frames[some]).view(np.uint8))
         row, place = np.divmod(np.flatnonzero(self_map.shows(words)), words.shape[1])
@@ -310,8 +310,11 @@ def _witnesses(
         few = np.arange(len(row)) - before[row] < _WITNESSES_OF_PAGE
         row, place = row[few], place[few]
         address = virtual[some][row] + place.astype(np.uint64) * np.uint64(kernel.word)
-        batches.append((address, self_map.entry(words[row, place])))
-    address, entry = (np.concatenate(column) for column in zip(*batches, strict=True))
+        return address, self_map.entry(words[row, place])
+
+    batches = ahead(addresses, range(0, len(frames), _FRAMES_AT_ONCE))
+    columns = zip((_NO_ADDRESSES, _NO_ADDRESSES), *batches, strict=True)
+    address, entry = (np.concatenate(column) for column in columns)
     page = self_map.page(entry)
     # Each process has its own entries for the addresses of the user's half.
     chosen = page >= np.uint64(self_map.user_end)
@@ -319,6 +322,9 @@ def _witnesses(
     frame = kernel.frames(page)
     known = (frame >= 0) & (frame < dump.frame_count)
     return Witnesses(address[known], entry[known], frame[known])
+
+
+_NO_ADDRESSES = np.empty(0, np.uint64)
 
 
 def _origins(witnesses: Witnesses) -> Iterator[tuple[int, np.uint64]]:

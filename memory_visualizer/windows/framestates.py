@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import even_sample, look_up, mark_runs
+from memory_visualizer.arrays import are_among, even_sample, look_up, mark_runs
 from memory_visualizer.paging import SHARED, WINDOWS_ON_ARM64, Mappings, is_held
 from memory_visualizer.snapshot.framerecords import (
     NO_PRIORITY,
@@ -350,7 +350,7 @@ class _Reader:
         images = kernel.take(self._images.hold(kernel.virtual))
         columns.uses[_frames_of(images, active.size) & active] = PageUse.DRIVER_IMAGE
         of_user = _frames_of(large.take(user), active.size) & active
-        of_user &= np.isin(columns.uses, (PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE))
+        of_user &= are_among(columns.uses, (PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE))
         columns.uses[of_user] = PageUse.LARGE_PAGE
 
     def _tell_files(self, noted: list["_Noted"], uses: NDArray[np.uint8]) -> SectionPages | None:
@@ -410,7 +410,7 @@ class _Reader:
     def _findings(self, columns: _Columns) -> NDArray[np.uint8]:
         """The disagreements between records and the page tables of live processes."""
         snapshot = self._snapshot
-        mapped = np.isin(snapshot.classes, (PageClass.USER, PageClass.BOTH))
+        mapped = are_among(snapshot.classes, (PageClass.USER, PageClass.BOTH))
         found = np.full(mapped.size, RecordFinding.NONE, np.uint8)
         free = look_up(_WITHOUT_USE, columns.states)
         found[free & mapped] = RecordFinding.FREE_BUT_MAPPED

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import mark_runs
+from memory_visualizer.arrays import distinct, mark_runs, union
 from memory_visualizer.paging import SHARED, Mappings, PhysicalMemory, walk
 from memory_visualizer.paging.virtualmemory import VirtualMemory
 from memory_visualizer.printable import counted
@@ -50,7 +50,7 @@ class KernelMemory(VirtualMemory):
         near[single] = asked[rows.pfn[single]]
         # A large page may begin long before the frame, so large and small pages are searched
         # separately.
-        for size in np.unique(rows.count):
+        for size in distinct(rows.count):
             of_size = rows.take(near if size == 1 else rows.count == size)
             if not len(of_size.pfn):
                 continue
@@ -96,7 +96,7 @@ class AllMemory(KernelMemory):
     def all_frames(self) -> NDArray[np.int64]:
         """All frames that can be read."""
         low = np.flatnonzero(self.memory.held[: self._end])
-        return np.union1d(super().all_frames(), low)
+        return union(super().all_frames(), low)
 
     def virtual(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
         """An address of each frame: its virtual address if there is one, otherwise the physical."""

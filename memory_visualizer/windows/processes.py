@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct, union
 from memory_visualizer.paging import (
     ADDRESS,
     PAE,
@@ -43,6 +44,7 @@ from memory_visualizer.windows.processsearch import (
     ProcessSearch,
     TableBases,
     find_candidates,
+    is_in,
     objects_by_base,
     pointed_to,
     rank_among,
@@ -166,13 +168,13 @@ class _Finder:
         layout = _layout(kernel, bits, known)
         if layout is None and len(known) < _FEW_CANDIDATES and self.may_be_searched:
             # Perhaps the objects' headers were altered.
-            known = np.union1d(known, self._by_base(range(len(found.roots))))
+            known = union(known, self._by_base(range(len(found.roots))))
             layout = _layout(kernel, bits, known)
         if layout is None:
             return None
         fits = partial(_fit_together, memory, found)
         objects = self._read(layout, known, in_use)
-        seeds = np.union1d(known, self._remains(objects.layout))
+        seeds = union(known, self._remains(objects.layout))
         if len(seeds) > len(known):
             objects = self._read(layout, seeds, in_use, objects)
         judged = judge(objects, fits)
@@ -183,7 +185,7 @@ class _Finder:
         more = self._by_base(missing)
         if not len(more):
             return judged
-        return judge(self._read(layout, np.union1d(seeds, more), in_use, objects), fits)
+        return judge(self._read(layout, union(seeds, more), in_use, objects), fits)
 
     @property
     def may_be_searched(self) -> bool:
@@ -242,7 +244,7 @@ class _Finder:
             ],
             np.int64,
         )
-        bases = np.unique(bases[is_held(memory, bases // PAGE_SIZE) & (bases % 32 == 0)])
+        bases = distinct(bases[is_held(memory, bases // PAGE_SIZE) & (bases % 32 == 0)])
         if paging.architecture is PAE:
             directories, is_sound = pointed_to(memory, bases)
             is_sound[is_sound] = are_tables(memory, paging, 0, directories[is_sound])
@@ -250,7 +252,9 @@ class _Finder:
                 np.count_nonzero(is_sound, axis=1) >= _FEWEST_DIRECTORIES
             ]
             return chosen
-        frames = np.setdiff1d(bases[bases % PAGE_SIZE == 0] // PAGE_SIZE, roots)[:, None]
+        frames: NDArray[np.int64] = bases[bases % PAGE_SIZE == 0] // PAGE_SIZE
+        is_root = is_in(frames.view(np.uint64), np.sort(roots.view(np.uint64), axis=None))
+        frames = frames[~is_root][:, None]
         everyone = np.concatenate((roots, frames))
         known = np.arange(len(everyone)) < len(roots)
         are_kin = share_kernel(memory, paging, everyone, known)

@@ -91,7 +91,7 @@ class Objects:
         everything = np.array(sorted({*filter(is_process, links.of)}), np.uint64)
         everything = everything - np.uint64(offset)
         linked = np.array(list(active.main | active.proven), np.uint64) - np.uint64(offset)
-        is_voter = np.isin(everything, linked)
+        is_voter = is_in(everything, np.sort(linked))
         is_voter |= _clues(kernel, layout, everything, bases) >= _SURE_CLUES
         voters = everything[is_voter] if np.count_nonzero(is_voter) > 1 else seeds
         layout = with_fields(layout, kernel, voters)

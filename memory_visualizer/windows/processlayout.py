@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.processsearch import PROCESS_OBJECT, TABLE_BASE, is_in
 from memory_visualizer.windows.toplevels import EARLIEST, LATEST
@@ -105,7 +106,7 @@ def find_links(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> 
         links = (column + 1) * width
         pair = forward[rows, column], back[rows, column]
         proven = _lead_back(kernel, bits, objects[rows], links, *pair)
-        score = len(np.unique(pids[rows[proven], column]))
+        score = len(distinct(pids[rows[proven], column]))
         if score > best_score:
             best, best_score = links, score
     if best is None:
@@ -162,7 +163,7 @@ def _distinct(values: NDArray[np.uint64], chosen: NDArray[np.bool_]) -> NDArray[
     """How many different values each column has among the chosen ones."""
     count = np.zeros(values.shape[1], np.int64)
     for column in np.flatnonzero(chosen.any(axis=0)):
-        count[column] = len(np.unique(values[chosen[:, column], column]))
+        count[column] = len(distinct(values[chosen[:, column], column]))
     return count
 
 
@@ -274,7 +275,9 @@ def _find_created(contents: NDArray[np.uint8], pid: int) -> int | None:
     columns = np.flatnonzero(4 * count >= 3 * count.max())
     everywhere = is_time[:, columns].all(axis=1)
     if everywhere.any():
-        middle = np.median(times[everywhere][:, columns].astype(np.float64), axis=0)
+        ordered = np.sort(times[everywhere][:, columns].astype(np.float64), axis=0)
+        # Twice the median; np.median would load numpy.ma.
+        middle = ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]
         columns = columns[middle == middle.min()]
     return int(columns[np.argmin(np.abs(columns * 8 - pid))]) * 8
 
@@ -447,7 +450,7 @@ def _find_parent(
         if score[column] <= best_score or column * layout.width in taken:
             continue
         told = values[are_pids(values[:, column]), column]
-        if len(voters) > 3 and len(np.unique(told)) < 2:
+        if len(voters) > 3 and len(distinct(told)) < 2:
             continue
         best, best_score = column * layout.width, float(score[column])
     return best
@@ -492,4 +495,5 @@ def _tags_before(kernel: KernelMemory, objects: NDArray[np.uint64]) -> NDArray[n
     before = (
         kernel.read_partly(objects - np.uint64(_TAG_DISTANCE), _TAG_DISTANCE).copy().view("<u4")
     )
-    return np.isin(before, _POOL_TAGS)
+    tags: NDArray[np.bool_] = np.logical_or.reduce([before == tag for tag in _POOL_TAGS])
+    return tags

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct, union
 from memory_visualizer.formats.base import Search, Words, ahead
 from memory_visualizer.paging import (
     ADDRESS,
@@ -80,7 +81,7 @@ class TableBases:
         """Read many bases at once, which is faster."""
         if not self._is_pae:
             return
-        bases = np.unique(bases)
+        bases = distinct(bases)
         self._spaces.update(dict.fromkeys(bases.tolist()))
         possible = bases[(bases % np.uint64(32) == 0) & (bases < np.uint64(1 << 32))].astype(
             np.int64
@@ -325,7 +326,7 @@ def find_candidates(
     is_known = is_in(base, known)
     sure = _fairly(found[is_known], limit)
     left_out += int(np.count_nonzero(is_known)) - len(sure)
-    objects = np.union1d(virtual_places(kernel, sure), cut[is_in(base_of_cut, known)])
+    objects = union(virtual_places(kernel, sure), cut[is_in(base_of_cut, known)])
     return Candidates(objects, found[~is_known & ~is_cut][:, [0, 2]], left_out)
 
 

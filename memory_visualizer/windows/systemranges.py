@@ -177,13 +177,15 @@ def _places(
     of 8 bytes, since words of 8 bytes precede it in every version.
     """
     words = contents.reshape(-1, _ALIGNED)
+    # A place with enough of the types has one of these.
     likely = [
-        np.flatnonzero(words[:, part % _ALIGNED] == kind) - part // _ALIGNED
-        for part, kind in expected
+        np.flatnonzero(words[:, part % _ALIGNED] == kind) * _ALIGNED + part % _ALIGNED - part
+        for part, kind in expected[_FEWEST_SIGNS - 1 :]
     ]
-    places, right = np.unique(np.concatenate(likely), return_counts=True)
-    places *= _ALIGNED
-    chosen = (right >= _FEWEST_SIGNS) & (places >= 0) & (places <= len(contents) - _PARTS)
+    places = distinct(np.concatenate(likely))
+    places = places[(places >= 0) & (places <= len(contents) - _PARTS)]
+    right = np.count_nonzero([contents[places + part] == kind for part, kind in expected], axis=0)
+    chosen = right >= _FEWEST_SIGNS
     return places[chosen], right[chosen]
 
 

@@ -1,9 +1,11 @@
 """Classes of page frames, against a loop over the frames."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memory_visualizer import arrays
 from memory_visualizer.arrays import mark_runs
 from memory_visualizer.snapshot.pagemap import PageClass, classify
 
@@ -62,7 +64,10 @@ def test_mark_runs(data: st.DataObject, frame_count: int) -> None:
     for first, count in runs:
         expected[first : first + count] = [True] * count
 
-    marks = np.array(earlier)
     columns = np.array(runs, dtype=np.int64).reshape(-1, 2)
-    mark_runs(marks, columns[:, 0], columns[:, 1])
-    assert marks.tolist() == expected
+    for few in (0, len(runs)):  # many runs are marked in another way than few
+        marks = np.array(earlier)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(arrays, "_FEW_RUNS", few)
+            mark_runs(marks, columns[:, 0], columns[:, 1])
+        assert marks.tolist() == expected
