@@ -55,7 +55,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         help="the files whose paths match (case counts)",
     )
     options.add_argument(
-        "--process", metavar="PID", type=int, help="the memory of a process, a file per region"
+        "--process", metavar="PID", type=_pid, help="the memory of a process, a file per region"
     )
     options.add_argument(
         "--frames",
@@ -87,6 +87,12 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise argparse.ArgumentTypeError(f"is not a regular expression: {error}") from None
+
+
+def _pid(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be the id of a process, a whole number")
+    return int(text)
 
 
 def _gibibytes(text: str) -> int:

@@ -361,8 +361,8 @@ class Snapshot(PageMap):
         if (lost := np.flatnonzero(frames < 0)).size:
             first = max(int(pages[lost[0]]), address)
             raise NotMappedError(
-                f"{printable(process.name)} ({process.pid}) has no memory at {first:#x} in this"
-                " dump"
+                f"{printable(process.shown_name)} ({process.pid}) has no memory at {first:#x}"
+                " in this dump"
             )
         start = address % PAGE_SIZE
         return self.dump.read_frames(frames).tobytes()[start : start + size]

@@ -87,7 +87,7 @@ class WindowsInventory(Inventory):
         if self._regions is None:
             return None
         found = self._regions[self._index(process)]
-        who = f"{printable(process.name)} ({process.pid})"
+        who = f"{printable(process.shown_name)} ({process.pid})"
         if found.regions is None and process.is_alive:
             self.remark(f"the regions of {who} were not found: its process object is not readable")
         if found.lost:
