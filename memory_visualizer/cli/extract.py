@@ -125,6 +125,8 @@ def main(program: str, options: argparse.Namespace) -> int:
     pieces = _pieces(snapshot, options)
     for remark in snapshot.inventory.remarks if snapshot.inventory else ():
         say(program, remark)
+    if not any(len(piece.frame) for piece in pieces):
+        say(program, "nothing of what was asked for is in memory")
     limit = options.limit << 30 or None
     manifest = write_pieces(options.to, snapshot.dump, pieces, force=options.force, limit=limit)
     if beyond := sum(entry["beyond_limit"] for entry in manifest["pieces"]):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from memory_visualizer.cli.memviz import main
+from tests.synth import forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.linux import forge_linux
 
@@ -94,6 +95,19 @@ def test_a_table_for_a_closed_standard_output(
     monkeypatch.setattr(sys, "stdout", None)
     assert main([str(noise), "-o", "x.png"]) == 3
     assert sys.stdout.name == os.devnull
+
+
+def test_a_process_that_has_ended_has_nothing_to_extract(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = forge(tmp_path / "dump", profiles()["WinXPSP2x86"], size=16 << 20, processes=2)
+    [ended] = [process for process in truth.processes if process.exited]
+    folder = tmp_path / "out"
+    arguments = ["extract", tmp_path / "dump", "--process", ended.pid, "--to", folder]
+    assert main([str(argument) for argument in arguments]) == 0
+    said = capsys.readouterr()
+    assert "memviz: nothing of what was asked for is in memory\n" in said.err
+    assert "0 files written, 0 pages" in said.out
 
 
 def test_shares_are_of_pages_with_memory(
