@@ -49,6 +49,7 @@ exit codes: 0 painted, 2 bad input or usage, 1 any other error, 130 interrupted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = _parser()
+    _check_names_of_options(parser, sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(arguments)
     if options.name is None and options.output is None:
         parser.error("give a NAME, or a path with -o")
@@ -56,16 +57,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(PROGRAM, lambda: _paint(options), helps)
 
 
+def _check_names_of_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Name unknown options, whose values would else be taken for DUMP, MAP and NAME."""
+    if {"-h", "--help"} & {*arguments}:
+        return
+    known = Parser(None, "", "")
+    _add_options(known)
+    end = list(arguments).index("--") if "--" in arguments else None
+    _, others = known.parse_known_args(arguments[:end])
+    unknown = [word for word in others if word.startswith("-") and word != "-"]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+
+
 def _lenient_helps(options: argparse.Namespace) -> bool:
-    """Whether --lenient reads a damaged dump or map; a map from a pipe cannot be read once more."""
+    """Whether --lenient finds mappings in a damaged map, or reads a damaged dump.
+
+    A map from a pipe cannot be read once more.
+    """
     if options.map == "-":
         return opens_leniently(options.dump)
     try:
         frame_count = open_dump(options.dump, lenient=True).frame_count
-        _read_map(options, frame_count, lenient=True)
+        return _read_map(options, frame_count, lenient=True).row_count > 0
     except BadInputError:
         return False
-    return True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "name", metavar="NAME", nargs="?", type=_name, help="write images/NAME.png of this project"
     )
+    _add_options(parser)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
@@ -94,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     # For visualizer.sh: checks the options before Volatility's work.
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
-    return parser
 
 
 def _name(text: str) -> str:

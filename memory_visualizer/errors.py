@@ -25,6 +25,10 @@ class NotWholePagesError(DamagedInputError):
         self.path = path
 
 
+class OtherProcessError(MemoryVisualizerError, ValueError):
+    """A process is not of the snapshot that is asked about it."""
+
+
 class MissingLibraryError(MemoryVisualizerError):
     """A needed library is not installed."""
 

@@ -100,6 +100,13 @@ def is_standard_output(path: Path) -> bool:
     return path in _STANDARD_OUTPUTS
 
 
+def make_folder(folder: Path, *, parents: bool = False) -> None:
+    """Make a folder, with `parents` those above it, too, unless it is there; OSError."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder", str(folder))
+    folder.mkdir(parents=parents, exist_ok=True)
+
+
 @contextmanager
 def whole_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     """Write a file without a name, and give it its name when the block ends without an error.

@@ -235,6 +235,13 @@ def test_broken_line(files: Files) -> None:
     assert painted(files.png) == ["user", "kernel", "kernel", *PAINTED[3:]]
 
 
+def test_a_map_that_is_none(files: Files) -> None:
+    """--lenient is not offered if it would find no mapping."""
+    files.map.write_text("Dear diary,\n")
+    sentence = f"{files.map}, line 1: there are fewer than four columns"
+    files.check_failed(code=2, sentence=sentence)
+
+
 def test_frame_beyond_the_dump(files: Files) -> None:
     """An error names the line; --lenient cuts and counts such lines."""
     files.map.write_text(MAP.replace("0x5000        0x1000", "0x5000 0x200000"))
@@ -270,6 +277,8 @@ def test_map_without_rows(files: Files) -> None:
         (["a", "b", "c", "--width", "65536"], "must be a whole number from 1 to 65535"),
         (["a", "b", "c", "--width", "x"], "must be a whole number from 1 to 65535"),
         (["a", "b", "c", "--palette", "x"], "invalid choice: 'x'"),
+        (["a", "b", "c", "--color-by", "use"], "unrecognized arguments: --color-by ("),
+        (["--color-by", "use", "--", "a", "b", "../c"], "unrecognized arguments: --color-by ("),
         (["a", "b", "-o", "x.jpg"], "must end in .png, or be - for standard output"),
         (["a", "b", "-o", "other.raw"], "must end in .png"),
     ],

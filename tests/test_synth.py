@@ -248,3 +248,20 @@ def test_no_dump_of_another_is_replaced(tmp_path: Path) -> None:
     assert prestarted.run([*command, "--seed", "1"]).returncode == 0
     assert (tmp_path / "a.raw").read_bytes() != first
     assert {path.name for path in tmp_path.iterdir()} == {"a.raw", "a.raw.truth.npz"}
+
+
+@pytest.mark.parametrize(
+    ("size", "folder", "sentence"),
+    [
+        ("1M", "", "the size must be a whole number of pages, 16 MiB or more"),
+        ("x", "", "argument --size: must be a size such as 32M or 4G"),
+        ("16M", "none", "cannot write none/a.raw: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_written_is_told(
+    size: str, folder: str, sentence: str, tmp_path: Path
+) -> None:
+    path = Path(folder, "a.raw")
+    done = prestarted.run(["-m", "tests.synth", "WinXPSP2x86", path, "--size", size], tmp_path)
+    assert done.returncode in (1, 2) and done.stderr.endswith(f"{sentence}\n")
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())

@@ -461,6 +461,7 @@ def test_a_file_that_is_no_dump_is_told_by_volatility(house: House) -> None:
         (["--legend", "small.raw"], "give the dump first"),
         (["small.raw", "WinXPSP2x86", "x"], "only options may follow DUMP and PROFILE"),
         (["small.raw", "WinXPSP2x86", "--colour"], "unrecognized arguments: --colour"),
+        (["small.raw", "WinXPSP2x86", "--color-by", "use"], "unrecognized arguments: --color-by"),
         (["small.raw", "WinXPSP2x86", "--width", "none"], "argument --width"),
         (["small.raw", "WinXPSP2x86", "-o"], "argument -o/--output: expected one argument"),
         (["small.raw", "WinXPSP2x86", "-o", "x.jpg"], "must end in .png"),

@@ -341,7 +341,7 @@ def test_page(
         )
         if file := snapshot.file_of(hit.frame):
             assert file[0].path in title
-        owner = snapshot.processes[hit.process].name if hit.process >= 0 else "nobody"
+        owner = snapshot.processes[hit.process].name if hit.process >= 0 else "no process"
         assert owner in title
         row.click()
         assert page.evaluate("memviz.state.pin") == hit.frame

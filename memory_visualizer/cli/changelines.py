@@ -59,17 +59,23 @@ def why_not(found: Difference) -> str:
 
 
 def _class_lines(found: Difference) -> list[str]:
-    """The shares of the classes in two dumps of different machines."""
+    """The classes in two dumps of different machines; shares are of pages that a dump holds."""
     lines = ["Pages by class, before and after"]
-    totals = [sum(one.counts.values()) for one in (found.before, found.after)]
+    moments = (found.before, found.after)
+    totals = [sum(one.counts[held] for held in _HELD) for one in moments]
     for page_class in PageClass:
-        counts = [one.counts[page_class] for one in (found.before, found.after)]
-        told = [
-            f"{count:>12,} {100 * count / max(total, 1):5.1f} %"
-            for count, total in zip(counts, totals, strict=True)
-        ]
-        lines.append(f"  {page_class.label:<12}{'  '.join(told)}")
+        cells = []
+        for one, total in zip(moments, totals, strict=True):
+            share = f"{100 * one.counts[page_class] / max(total, 1):.1f} %"
+            cells.append(
+                f"{one.counts[page_class]:>12,} {share if page_class in _HELD else '-':>7}"
+            )
+        lines.append(f"  {page_class.label:<12}{'  '.join(cells)}")
     return lines
+
+
+_HELD = frozenset(PageClass) - {PageClass.ABSENT, PageClass.LEFT_OUT}
+"""The classes of page frames that a dump holds."""
 
 
 _BIT_WORDS = {
@@ -84,7 +90,7 @@ def _bit_lines(found: Difference) -> list[str]:
     """The number of pages with each change, since a page may have several changes."""
     counts = found.bit_counts()
     told = [f"{counts[bit]:,} {words}" for bit, words in _BIT_WORDS.items()]
-    return [f"Pages {', '.join(told)}; a page may be among several"]
+    return [f"Pages: {', '.join(told)}; a page may be among several"]
 
 
 def _process_lines(found: Difference) -> list[str]:
@@ -135,7 +141,7 @@ def _name(process: Process) -> str:
     """A process for the user, named by its page tables if nothing else is known."""
     if not process.object_address:
         return f"tables at {process.dtb:#x}"
-    return f"{printable(process.name)} ({process.pid})"
+    return f"{printable(process.shown_name)} ({process.pid})"
 
 
 def _with_pages(one: ProcessChange) -> str:
@@ -155,7 +161,10 @@ def _move_lines(found: Difference, bit: ChangeBit, title: str) -> list[str]:
     for before, after, frames in found.owner_moves(bit):
         old = _owners(before, found.before.processes)
         new = _owners(after, found.after.processes)
-        counts[f"{old} > {new}" if bit == ChangeBit.OWNER else new] += frames
+        if bit == ChangeBit.OWNER:
+            counts[f"{old} > {new}"] += frames
+        else:  # somebody may execute it: if no process has it, the kernel
+            counts[new if after else "the kernel"] += frames
     if not counts:
         return []
     lines = [_move(frames, text) for text, frames in counts.most_common(_NAMED)]

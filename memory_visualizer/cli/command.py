@@ -180,23 +180,34 @@ def parser_of_dump(program: str, description: str, examples: str, parts: str = P
     """A parser of a command that reads one dump; `parts` is the help on its further files."""
     parser = Parser(program, description, examples)
     parser.add_argument(
-        "dump", metavar="DUMP", type=as_path, help="dump of physical memory, or its URL"
+        "dump", metavar="DUMP", type=dump_path, help="dump of physical memory, or its URL"
     )
-    parser.add_argument("more", metavar="PART", type=as_path, nargs="*", default=[], help=parts)
+    parser.add_argument("more", metavar="PART", type=dump_path, nargs="*", default=[], help=parts)
     return parser
 
 
-def output(*endings: str) -> Callable[[str], Path]:
-    """The type of an option that names an output: a path with one of these endings, or ``-``."""
+def dump_path(text: str) -> Path:
+    """The type of an argument that names a dump. Path would take an empty name for this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return as_path(text)
+
+
+def output(*endings: str, only_files: str = "") -> Callable[[str], Path]:
+    """The type of an option that names an output: a path with one of these endings, or ``-``.
+
+    `only_files` is the reason why this output cannot go to standard output.
+    """
 
     def parse(text: str) -> Path:
         if text == "-" or is_standard_output(Path(text)):
+            if only_files:
+                raise argparse.ArgumentTypeError(only_files)
             return STANDARD_OUTPUT
         if Path(text).suffix.lower() not in endings:
             known = endings[0] if len(endings) == 1 else f"one of {', '.join(endings)}"
-            raise argparse.ArgumentTypeError(
-                f"must end in {known}, or be - for standard output; not {text}"
-            )
+            choice = known if only_files else f"{known}, or be - for standard output"
+            raise argparse.ArgumentTypeError(f"must end in {choice}; not {text or 'empty'}")
         return Path(text)
 
     return parse
@@ -309,11 +320,13 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], *, force: boo
     BadInputError or OSError.
     """
     # Files that must stay in any case are reported first.
-    for path in outputs:
+    for path in filter(Path.exists, outputs):  # a name that is too long is an error of the output
         for source in chain.from_iterable(map(_files_of, inputs)):
             with reading(source):
-                if path.exists() and source.exists() and path.samefile(source):
+                if source.exists() and path.samefile(source):
                     raise BadInputError(f"{path} is an input and must not be replaced")
+    if STANDARD_OUTPUT in outputs and getattr(sys.stdout, "name", None) == os.devnull:  # see run
+        raise OSError(errno.EBADF, "it is closed", "standard output")
     targets = [check_target(path, force=force) for path in outputs]
     for path, target in zip(outputs, targets, strict=True):
         if targets.count(target) > 1:

@@ -10,7 +10,7 @@ from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.convert import FORMATS, Layout, convert_dump, described, layout_of
 from memory_visualizer.formats.opening import check_file
-from memory_visualizer.output import STANDARD_OUTPUT, part_of
+from memory_visualizer.output import part_of
 from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 
@@ -37,7 +37,10 @@ def parser(program: str) -> argparse.ArgumentParser:
         "-o",
         "--output",
         metavar="FILE",
-        type=output(*FORMATS),
+        type=output(
+            *FORMATS,
+            only_files="a converted dump is read back, so it cannot go to standard output",
+        ),
         required=True,
         help="the file to write; its ending chooses the format: .raw, .lime or .elf",
     )
@@ -54,8 +57,6 @@ def main(program: str, options: argparse.Namespace) -> int:
     files = [options.dump, *options.more]
     for source in files:
         check_file(source)
-    if path == STANDARD_OUTPUT:
-        raise BadInputError("a converted dump is read back, so it cannot go to standard output")
     if not path.is_file():
         check_outputs([path], files)
     elif any(path.samefile(source) for source in files):

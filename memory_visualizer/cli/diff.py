@@ -26,6 +26,7 @@ from memory_visualizer.cli.command import (
     check_outputs,
     check_picture_options,
     check_terminal,
+    dump_path,
     output,
     say,
     shown,
@@ -38,7 +39,6 @@ from memory_visualizer.export.changesummary import step_values, write_changes
 from memory_visualizer.export.changetables import CHANGE_FORMATS, ChangeTable, change_table
 from memory_visualizer.export.tables import check_table
 from memory_visualizer.formats.opening import check_file, opens_leniently, together
-from memory_visualizer.formats.paths import as_path
 from memory_visualizer.output import STANDARD_OUTPUT
 from memory_visualizer.picture.folding import long_holes
 from memory_visualizer.printable import printable
@@ -85,7 +85,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     options.add_argument(
         "dumps",
         metavar="DUMP",
-        type=as_path,
+        type=dump_path,
         nargs="+",
         help="dumps of physical memory, two or more; of a split one, all files one after another",
     )
@@ -109,7 +109,9 @@ def parser(program: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--animate",
         metavar="FILE",
-        type=output(*ANIMATIONS),
+        type=output(
+            *ANIMATIONS, only_files="an animation is written to a file, not to standard output"
+        ),
         help="write an animation with a picture of each dump, changes bright: .webp, .png or .gif",
     )
     options.add_argument(
@@ -173,8 +175,6 @@ def _check(options: argparse.Namespace, named: Sequence[Path]) -> None:
         check_file(path)
     check_picture_options(options)
     check_outputs(named, options.dumps, force=options.force)
-    if options.animate == STANDARD_OUTPUT:
-        raise BadInputError("an animation is written to a file, not to standard output")
     if options.output:
         check_terminal(options.output)
     if options.table:

@@ -55,7 +55,7 @@ def parser(program: str) -> argparse.ArgumentParser:
         help="the files whose paths match (case counts)",
     )
     options.add_argument(
-        "--process", metavar="PID", type=int, help="the memory of a process, a file per region"
+        "--process", metavar="PID", type=_pid, help="the memory of a process, a file per region"
     )
     options.add_argument(
         "--frames",
@@ -89,6 +89,12 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise argparse.ArgumentTypeError(f"is not a regular expression: {error}") from None
 
 
+def _pid(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be the id of a process, a whole number")
+    return int(text)
+
+
 def _gibibytes(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError("must be a whole number of GiB")
@@ -119,6 +125,8 @@ def main(program: str, options: argparse.Namespace) -> int:
     pieces = _pieces(snapshot, options)
     for remark in snapshot.inventory.remarks if snapshot.inventory else ():
         say(program, remark)
+    if not any(len(piece.frame) for piece in pieces):
+        say(program, "nothing of what was asked for is in memory")
     limit = options.limit << 30 or None
     manifest = write_pieces(options.to, snapshot.dump, pieces, force=options.force, limit=limit)
     if beyond := sum(entry["beyond_limit"] for entry in manifest["pieces"]):

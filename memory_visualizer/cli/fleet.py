@@ -1,6 +1,7 @@
 """The command line: ``memviz fleet DUMPS…``."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from memory_visualizer.fleet.runner import results
 from memory_visualizer.fleet.sources import expand
 from memory_visualizer.fleet.split import AUTOMATIC_SIZE
 from memory_visualizer.fleet.task import ClusterError, Options, clear_parts
+from memory_visualizer.output import make_folder
 from memory_visualizer.printable import binary_size, counted, printable
 
 SOME_FAILED = 2
@@ -78,6 +80,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--scheduler",
         metavar="ADDRESS",
+        type=_address,
         help="use the workers of a running scheduler of Dask, such as tcp://host:8786 or"
         " tls://host:8786; the workers must see dumps and FOLDER under the same paths",
     )
@@ -116,6 +119,12 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"([a-z]+://)?.*[^:/]:\d+", text):
+        raise argparse.ArgumentTypeError("must be an address such as tcp://host:8786")
+    return text
+
+
 def lenient_helps(_: argparse.Namespace) -> bool:
     """Never asked, since the outcome of a dump has its error."""
     return False
@@ -129,7 +138,7 @@ def main(program: str, options: argparse.Namespace) -> int:
         raise BadInputError("--workers is for this machine; a scheduler has workers of its own")
     folder: Path = options.out.absolute()
     sources = expand(options.dumps, without=folder, remark=partial(say, program))
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     clear_parts(folder)
     check_outputs([folder / INDEX], [], force=options.force)
     before = {outcome.name for outcome in outcomes_in(folder)}

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from memory_visualizer.yara import Hits, Rules
 
 PROGRAM = "memviz"
+BAD_USAGE = 2
 WRITE_ERROR = 1
 """Exit code if a requested output could not be written."""
 NO_SYSTEM = 3
@@ -63,11 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
     if list(arguments) == ["doctor"]:
         return run(PROGRAM, _doctor)
+    if _is_doctor_with_more(arguments):
+        say(PROGRAM, "doctor stands alone, without options")
+        return BAD_USAGE
     if _names_command(arguments):
         return _run_command(arguments[0], arguments[1:])
     options = parser(PROGRAM).parse_args(arguments)
     helps = None if options.lenient else partial(_lenient_helps, options)
     return run(PROGRAM, lambda: _visualize(options), helps)
+
+
+def _is_doctor_with_more(arguments: Sequence[str]) -> bool:
+    """Whether the command doctor has arguments, of which only --help is known."""
+    if arguments[:1] != ["doctor"] or {"-h", "--help"} & {*arguments}:
+        return False
+    return not Path(arguments[0]).exists()
 
 
 def _lenient_helps(options: argparse.Namespace) -> bool:

@@ -31,7 +31,7 @@ def process_lines(snapshot: Snapshot, told: Sequence[int], *, threads: bool) -> 
         size = mebibytes((private + shared) * PAGE_SIZE)
         lines.append(
             f"{pid:>8} {parent:>8} {private:>10,} {shared:>10,} {size:>10}"
-            f"  {process.state:<9}  {printable(process.name)}"
+            f"  {process.state:<9}  {printable(process.shown_name)}"
         )
     if snapshot.stale_spaces:
         spaces = counted(snapshot.stale_spaces, "address space")

@@ -14,14 +14,15 @@ _NAMED = 4
 
 
 def state_lines(snapshot: Snapshot) -> list[str]:
-    """The states of pages, a line for each state that occurs."""
+    """The states of pages, a line for each state that occurs; shares are of pages with memory."""
     counts = {state: count for state, count in snapshot.state_counts().items() if count}
     width = max(13, *(len(state.label) for state in counts))
+    total = sum(count for state, count in counts.items() if state != snapshot.state_kind.ABSENT)
     return [
         "Page states, as the kernel records them",
         *(
             f"  {state.label:<{width}}  {count:>11,}  {mebibytes(count * PAGE_SIZE):>9}"
-            f"  {100 * count / snapshot.classes.size:>5.1f} %"
+            f"  {'-' if state == snapshot.state_kind.ABSENT else f'{100 * count / total:.1f} %':>7}"
             for state, count in counts.items()
         ),
     ]

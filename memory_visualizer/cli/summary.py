@@ -92,9 +92,9 @@ def _description(snapshot: Snapshot) -> list[str]:
         dump_line += f", {counted(left_out, 'page')} left out"
     digest = [f"SHA-256 {dump.sha256}"] if dump.sha256 else []
     if not snapshot.system or not snapshot.paging:
-        paging = f", {snapshot.paging.name} paging" if snapshot.paging else ""
+        paging = f", {snapshot.paging.title}" if snapshot.paging else ""
         return [dump_line, *digest, f"Neither Windows nor Linux found{paging}"]
-    system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.name} paging"
+    system_line = f"{snapshot.system}{_release(snapshot.system)}, {snapshot.paging.title}"
     if snapshot.time:
         system_line += f", taken {snapshot.time:%Y-%m-%d %H:%M:%S} UTC"
     return [dump_line, *digest, system_line]

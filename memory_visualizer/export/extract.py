@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.export.safenames import SafeNames
 from memory_visualizer.formats.base import Dump
-from memory_visualizer.output import GENERATOR, check_target
+from memory_visualizer.output import GENERATOR, check_target, make_folder
 from memory_visualizer.paging import is_held
 from memory_visualizer.snapshot.inventory import Region
 from memory_visualizer.snapshot.process import Process
@@ -210,7 +210,7 @@ def write_pieces(
     and only if an earlier manifest in this folder lists them, or output.check_target allows it.
     OSError if a file cannot be written; if a name is taken, nothing is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, parents=True)
     root = folder.resolve()
     own = _listed(root) if force else set()
     targets = [root.joinpath(*piece.parts) for piece in pieces]

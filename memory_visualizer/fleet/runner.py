@@ -176,7 +176,7 @@ class _Run:
             raise fault
         if isinstance(fault, ImportError):
             raise _lacking(fault)
-        sentence = _ENDED if _lost_its_worker(future) else f"{type(fault).__name__}: {fault}"
+        sentence = _ENDED if _lost_its_worker(future) else _told(fault)
         failed = Outcome(source.url, source.name, options=asdict(self._options), sentence=sentence)
         with contextlib.suppress(OSError):
             write_outcome(self._folder, failed)
@@ -237,6 +237,13 @@ _ENDED = (
     "each worker that analysed it ended: it took too much memory, or its file got shorter or its"
     " disk failed while it was read"
 )
+
+
+def _told(fault: BaseException) -> str:
+    """What a task failed by, as a sentence."""
+    if isinstance(fault, OSError) and fault.filename:
+        return f"cannot write {fault.filename}: {fault.strerror or fault}"
+    return f"{type(fault).__name__}: {fault}"
 
 
 def _lacking(error: ImportError) -> ClusterError:

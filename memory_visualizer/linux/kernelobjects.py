@@ -208,7 +208,7 @@ class KernelObjects:
 
     def _read_regions(self, regions: Regions, process: Process) -> Found | None:
         found = regions.of(process, self._memory_of_table(process))
-        who = f"{printable(process.name)} ({process.pid})"
+        who = f"{printable(process.shown_name)} ({process.pid})"
         if found is None:
             self.remark(f"the regions of {who} were not found: nothing leads to its memory")
             return None

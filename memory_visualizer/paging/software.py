@@ -119,6 +119,12 @@ class Paging:
         return self.architecture.name
 
     @property
+    def title(self) -> str:
+        """The way of paging for a reader: ``x86-64 paging``, ``ARM64 paging, 4 KiB pages``."""
+        architecture, comma, pages = self.name.partition(",")
+        return f"{architecture} paging{comma}{pages}"
+
+    @property
     def levels(self) -> tuple[Level, ...]:
         """The architecture's levels, from the top."""
         return self.architecture.levels

@@ -95,7 +95,7 @@ def _process_swatches(snapshot: Snapshot, palette: Palette) -> tuple[Swatch, ...
         Swatch("unused-zero", greys.zeros),
         Swatch("left-out", palette[PageClass.LEFT_OUT]),
         *(
-            Swatch(f"{process.name} ({process.pid})", colour)
+            Swatch(f"{process.shown_name} ({process.pid})", colour)
             for process, colour in zip(snapshot.processes, colours, strict=True)
         ),
     )

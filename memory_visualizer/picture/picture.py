@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import joined_runs
-from memory_visualizer.errors import UnknownNameError
+from memory_visualizer.errors import BadInputError, UnknownNameError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.picture.colouring import Colouring
 from memory_visualizer.picture.folding import HOLES, long_holes_between
@@ -58,6 +58,8 @@ def picture_of(
     """
     if holes not in HOLES:
         raise UnknownNameError("treatment of holes", holes, HOLES)
+    if width is not None and width < 1:
+        raise BadInputError(f"a width must be a whole number above 0; not {width}")
     runs = joined_runs(dump.runs, dump.left_out_runs)
     folded = long_holes_between(runs) if holes == "fold" else []
     picture = paint(colouring, layout, width, dimmed, folded, Scale.of(scale))

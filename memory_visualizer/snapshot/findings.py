@@ -34,7 +34,7 @@ def named(processes: Sequence[Process]) -> str:
     A process known by its tables only is named by the address of its top-level table.
     """
     names = [
-        f"{process.name} ({process.pid})"
+        f"{process.shown_name} ({process.pid})"
         if process.object_address
         else f"tables at {process.dtb:#x}"
         for process in processes[:_NAMED]
@@ -102,7 +102,7 @@ def with_most_pages(processes: Sequence[Process], pages: NDArray[Any]) -> str:
     """
     order = [int(index) for index in np.argsort(-pages, kind="stable") if pages[index]]
     named = [
-        f"{printable(process.name)} (pid {process.pid}) {_amount(int(pages[index]))}"
+        f"{printable(process.shown_name)} (pid {process.pid}) {_amount(int(pages[index]))}"
         for index in order[:_NAMED_BY_PAGES]
         for process in [processes[index]]
     ]

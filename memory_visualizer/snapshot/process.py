@@ -64,6 +64,11 @@ class Process:
     """Its anomalies, in words of ANOMALIES; some are followed by an address."""
 
     @property
+    def shown_name(self) -> str:
+        """Its name for a reader, who would take an empty name for a mistake. Not yet printable."""
+        return self.name or "(no name)"
+
+    @property
     def phase(self) -> str:
         """``starting``, ``running``, ``ending`` or ``exited``."""
         for phase in ("starting", "ending"):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import are_among, count_values, distinct, mark_runs
-from memory_visualizer.errors import NotMappedError
+from memory_visualizer.errors import NotMappedError, OtherProcessError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.paging import (
     MAY_EXECUTE,
@@ -337,15 +337,17 @@ class Snapshot(PageMap):
     def pages(self, process: Process) -> NDArray[np.int64]:
         """The page frames that user mode of a process has, by PFN, each once.
 
-        ValueError if it is not in `processes`. This also holds for the methods below.
+        OtherProcessError if it is not in `processes`. This also holds for the methods below.
         """
-        space = self._index(process)
+        space = self.index_of(process)
         mappings = self.mappings
         rows = mappings.take((mappings.space == space) & mappings.is_user)
         return distinct(self.pages_of(rows)[2])
 
     def translate(self, process: Process, address: int) -> int | None:
         """The physical address behind a virtual address of a process; None if there is none."""
+        if address < 0:
+            return None
         [frame] = self._frames_at(process, pages_between(address, 1)).tolist()
         return None if frame < 0 else frame * PAGE_SIZE + address % PAGE_SIZE
 
@@ -356,22 +358,28 @@ class Snapshot(PageMap):
         """
         if size <= 0:
             return b""
+        if address < 0:
+            raise NotMappedError(f"an address cannot be negative: {address}")
         pages = pages_between(address, size)
         frames = self._frames_at(process, pages)
         if (lost := np.flatnonzero(frames < 0)).size:
             first = max(int(pages[lost[0]]), address)
             raise NotMappedError(
-                f"{printable(process.name)} ({process.pid}) has no memory at {first:#x} in this"
-                " dump"
+                f"{printable(process.shown_name)} ({process.pid}) has no memory at {first:#x}"
+                " in this dump"
             )
         start = address % PAGE_SIZE
         return self.dump.read_frames(frames).tobytes()[start : start + size]
 
-    def _index(self, process: Process) -> int:
-        """The index of a process in `processes`."""
+    def index_of(self, process: Process) -> int:
+        """The index of a process in `processes`; OtherProcessError if it is not among them."""
         for index, other in enumerate(self.processes):
             if other is process:
                 return index
+        if process not in self.processes:
+            raise OtherProcessError(
+                f"{printable(process.shown_name)} ({process.pid}) is a process of another snapshot"
+            )
         return self.processes.index(process)
 
     @cached_property
@@ -382,7 +390,7 @@ class Snapshot(PageMap):
     def _frames_at(self, process: Process, pages: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The frame behind each page of a process; -1 if there is none, or the dump lacks it."""
         frames = np.full(len(pages), -1, np.int64)
-        for space in (self._index(process), SHARED):
+        for space in (self.index_of(process), SHARED):
             known = self._address_spaces
             if space not in known:
                 known[space] = AddressSpace.of(self.mappings, space)

@@ -298,7 +298,7 @@ def _facts(snapshot: Snapshot) -> str:
     if holes := dump_holes(dump):
         facts.append(f"{holes:,} holes" if holes > 1 else "1 hole")
     if snapshot.system and snapshot.paging:
-        facts += [printable(str(snapshot.system)), f"{snapshot.paging.name} paging"]
+        facts += [printable(str(snapshot.system)), snapshot.paging.title]
     else:
         facts.append("no system found")
     if snapshot.time:
@@ -328,7 +328,7 @@ def _about(snapshot: Snapshot, leads: Leads, *, has_entropy: bool) -> dict[str, 
             {
                 "pid": process.pid,
                 "ppid": process.ppid,
-                "name": printable(process.name),
+                "name": printable(process.shown_name),
                 "state": process.state,
                 # Only anomalies that the state does not already show.
                 "anomalies": [word for word in process.anomalies if word not in STATE_WORDS],

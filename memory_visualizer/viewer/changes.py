@@ -269,7 +269,7 @@ class _Owners:
 
     def told(self) -> list[list[Any]]:
         """Name and pid of each process; a renamed process has its last name."""
-        return [[printable(process.name), process.pid] for process in self._processes]
+        return [[printable(process.shown_name), process.pid] for process in self._processes]
 
     def columns(self) -> dict[str, Column]:
         """``set_size`` by number of the set, and ``members``, the processes of all sets."""

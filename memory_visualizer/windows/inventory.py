@@ -86,8 +86,8 @@ class WindowsInventory(Inventory):
         """As in Inventory; the regions of all processes are read at once."""
         if self._regions is None:
             return None
-        found = self._regions[self._index(process)]
-        who = f"{printable(process.name)} ({process.pid})"
+        found = self._regions[self._snapshot.index_of(process)]
+        who = f"{printable(process.shown_name)} ({process.pid})"
         if found.regions is None and process.is_alive:
             self.remark(f"the regions of {who} were not found: its process object is not readable")
         if found.lost:
@@ -97,13 +97,6 @@ class WindowsInventory(Inventory):
             many = counted(found.doubtful, "region")
             self.remark(f"{many} of {who} left out: they contradict the others around them")
         return found.regions
-
-    def _index(self, process: Process) -> int:
-        """The index of a process; ValueError if it is not of this snapshot."""
-        processes = self._snapshot.processes
-        same = (index for index, other in enumerate(processes) if other is process)
-        index = next(same, None)
-        return processes.index(process) if index is None else index
 
     @cached_property
     def _regions(self) -> "list[Found] | None":

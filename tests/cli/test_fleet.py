@@ -124,7 +124,7 @@ def test_a_cluster_that_fails(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--scheduler", "tcp://there", "--workers", "2"], "--workers is for this machine"),
+        (["--scheduler", "tcp://there:1", "--workers", "2"], "--workers is for this machine"),
         (["--layout", "hilbert", "--width", "9"], "--width is for rows"),
         (["--workers", "0"], "must be a whole number above 0"),
     ],

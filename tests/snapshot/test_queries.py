@@ -1,13 +1,15 @@
 """A notebook's questions to a snapshot: a process's pages, addresses, bytes; pickles; `with`."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import memory_visualizer
-from memory_visualizer import NotMappedError, Process, Snapshot
+from memory_visualizer import BadInputError, NotMappedError, Process, Snapshot
+from memory_visualizer.errors import OtherProcessError
 from tests.synth import MIB, Truth, builds, forge, profiles
 from tests.synth.linux import forge_linux
 
@@ -91,6 +93,23 @@ def test_a_kernel_address_of_linux(tmp_path: Path) -> None:
             file.seek(place // PAGE * PAGE)
         task = snapshot.read(process, process.object_address, 3 * PAGE)
         assert process.name.encode()[:11] in task  # the next page is elsewhere
+
+
+def test_questions_that_cannot_be_answered(asked: tuple[Snapshot, Truth, Path]) -> None:
+    """Each is an error of this package with a sentence, or None."""
+    snapshot, *_ = asked
+    process = snapshot.processes[0]
+    other = replace(process, pid=99_999, name="")
+    assert snapshot.translate(process, -1) is None
+    with pytest.raises(NotMappedError, match="negative"):
+        snapshot.read(process, -1, 4)
+    for ask in (snapshot.pages, lambda one: snapshot.translate(one, 4096)):
+        with pytest.raises(
+            OtherProcessError, match=r"\(no name\) \(99999\) is a process of another"
+        ):
+            ask(other)
+    with pytest.raises(BadInputError, match="width must be a whole number above 0; not 0"):
+        snapshot.image(width=0)
 
 
 def test_pickles_and_with(asked: tuple[Snapshot, Truth, Path]) -> None:

@@ -2,16 +2,39 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tests.synth import forge, profiles
 from tests.synth.isf import write_symbols
+from tests.synth.memory import OutOfMemoryError
 
 
 def _size(text: str) -> int:
     units = {"K": 10, "M": 20, "G": 30}
     unit = units.get(text[-1:].upper())
-    return int(text[:-1]) << unit if unit else int(text, 0)
+    try:
+        return int(text[:-1]) << unit if unit else int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a size such as 32M or 4G") from None
+
+
+def _write(arguments: argparse.Namespace, part: Path, beside: Path) -> None:
+    # The truth comes first: so every dump from here has one, even if the program is stopped.
+    truth = forge(
+        part,
+        profiles()[arguments.profile],
+        size=arguments.size,
+        processes=arguments.processes,
+        seed=arguments.seed,
+        pae=arguments.pae,
+        kernel_pages=arguments.kernel_pages,
+        user_pages=arguments.user_pages,
+        stretch=arguments.stretch,
+        database=arguments.database,
+    )
+    truth.save(beside)
+    part.replace(arguments.file)
 
 
 def main() -> int:
@@ -52,22 +75,18 @@ def main() -> int:
     beside = arguments.file.with_name(arguments.file.name + ".truth.npz")
     if arguments.file.exists() and not beside.exists() and not arguments.force:
         parser.error(f"{arguments.file} is there, and not from here, since it has no {beside.name}")
-    # The truth comes first: so every dump from here has one, even if the program is stopped.
     part = arguments.file.with_name(f".{arguments.file.name}.part")
-    truth = forge(
-        part,
-        profiles()[arguments.profile],
-        size=arguments.size,
-        processes=arguments.processes,
-        seed=arguments.seed,
-        pae=arguments.pae,
-        kernel_pages=arguments.kernel_pages,
-        user_pages=arguments.user_pages,
-        stretch=arguments.stretch,
-        database=arguments.database,
-    )
-    truth.save(beside)
-    part.replace(arguments.file)
+    try:
+        _write(arguments, part, beside)
+    except OutOfMemoryError as error:
+        parser.error(f"{arguments.size:,} bytes cannot hold so many pages ({error})")
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: cannot write {arguments.file}: {error.strerror}\n")
+    finally:
+        with suppress(OSError):
+            part.unlink()
     if arguments.symbols:
         write_symbols(profiles()[arguments.profile], arguments.symbols)
     return 0

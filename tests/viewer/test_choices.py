@@ -90,6 +90,8 @@ def test_list_of_processes(page: "Page", dump: Dump) -> None:
     unlinked = page.locator("#process-rows tr.unlinked")
     assert unlinked.locator(".name").inner_text() == "rootkit.exe"
     assert unlinked.locator(".badge").inner_text() == "unlinked"
+    is_whole = "(name) => name.scrollWidth <= name.clientWidth"  # no badge cuts a name off
+    assert all(row.evaluate(is_whole) for row in page.locator("#process-rows .name").all())
     colour = "(element) => getComputedStyle(element).color"
     other = page.locator("#process-rows tr:not(.unlinked) .name").first
     assert unlinked.locator(".name").evaluate(colour) != other.evaluate(colour)

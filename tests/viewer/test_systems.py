@@ -12,7 +12,7 @@ from memory_visualizer import PageClass, viewer
 from memory_visualizer.paging import SHARED
 from memory_visualizer.picture.colouring import colour_by
 from memory_visualizer.picture.palette import PALETTES
-from memory_visualizer.printable import printable
+from memory_visualizer.printable import mebibytes, printable
 from memory_visualizer.snapshot.framerecords import (
     FrameRecords,
     PageUse,
@@ -32,6 +32,7 @@ from tests.viewer.page import (
     card_of,
     choose,
     fragment_of,
+    legend_rows,
     lit_frames,
     megabytes,
     names_listed,
@@ -45,14 +46,18 @@ if TYPE_CHECKING:
 
 def test_a_dump_without_windows(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (600, PAGE_SIZE), np.uint8)
-    noise[100:200] = 0
+    noise[100:380] = 0
     (tmp_path / "noise.raw").write_bytes(noise.tobytes())
     memory_visualizer.open(tmp_path / "noise.raw").to_html(tmp_path / "noise.html")
     page = open_page(tmp_path / "noise.html")
     assert "no system found" in page.locator("#facts").inner_text()
     assert page.locator("#process-count").inner_text() == "none found"
     assert card_of(page, 150)["class"] == ZEROS
-    assert card_of(page, 250)["class"] == DATA
+    assert card_of(page, 450)["class"] == DATA
+    # 1.25 MiB, a number between two tenths: Python takes the even one, and so does the page.
+    [row] = [row for row in legend_rows(page) if row[0] == DATA]
+    assert row[1:] == ["320", f"{megabytes(320)} MiB", "53.3 %"]
+    assert row[2] == mebibytes(320 * PAGE_SIZE)
     assert "entropy" not in page.locator("#color option").evaluate_all(
         "(all) => all.map(({ value }) => value)"
     )
@@ -110,6 +115,9 @@ def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path:
     viewer.write_page(tmp_path / "page.html", snapshot, color_by="use")
     page = open_page(tmp_path / "page.html")
     assert page.input_value("#color") == "use"
+    counts = snapshot.use_counts()
+    shown = [use.label for use in PageUse if counts[use].any()]  # as in the picture's legend
+    assert [row[0] for row in legend_rows(page)] == shown
     for name, codes in (("state", snapshot.states), ("use", snapshot.uses)):
         values = page.evaluate(f"[...memviz.colourings.get('{name}', 'default').values]")
         np.testing.assert_array_equal(values, codes)
@@ -128,7 +136,6 @@ def test_the_kernels_word_on_windows(open_page: Callable[..., "Page"], tmp_path:
     assert card_of(page, 5000)["Contradiction"] == "free but mapped"
 
     page.get_by_role("button", name="Table", exact=True).click()
-    counts = snapshot.use_counts()
     states = [state for state in WindowsState if counts[:, state].any()]
     head = page.locator("#uses-head th").all_inner_texts()
     assert head == ["Use", *(state.label for state in states), "Pages", "Size"]

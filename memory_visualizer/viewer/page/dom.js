@@ -42,11 +42,16 @@ const inMebibytes = (pages) => {
   const size = (pages * PAGE_SIZE) / 2 ** 20;
   const least = [100, 1, 0.01, 0]; // with no, one, two and three decimals
   const digits = size === 0 ? 0 : least.findIndex((low) => size >= low);
-  return size.toLocaleString("en", {
+  return rounded(size, digits);
+};
+
+// As Python rounds, so that the page tells what the summary and the pictures tell.
+const rounded = (number, digits) =>
+  number.toLocaleString("en", {
     minimumFractionDigits: digits,
     maximumFractionDigits: digits,
+    roundingMode: "halfEven",
   });
-};
 
 // Bytes in the largest unit that does not hide their number, such as "1.5 MiB".
 function bytesInWords(bytes) {
@@ -62,8 +67,8 @@ const hexVirtual = (page) => `0x${(BigInt(page) << 12n).toString(16)}`;
 
 function percent(part, all) {
   if (!part) return "0 %";
-  const share = (100 * part) / all;
-  return share < 0.05 ? "< 0.1 %" : `${share.toFixed(1)} %`;
+  const share = 100 * (part / all);
+  return share < 0.05 ? "< 0.1 %" : `${rounded(share, 1)} %`;
 }
 
 const kernelIndex = () => about.processes.length;

@@ -55,9 +55,10 @@ class Legend {
       if (model.isHeld(frame)) held++;
     }
     const focused = this.list.contains(document.activeElement) ? document.activeElement.id : null;
-    // Most dumps leave no pages out, and need no entry for them.
+    // Most dumps leave no pages out, and need no entry for them; and each system has other uses.
+    const isSparse = colouring.name === "use";
     const rows = [...colouring.entries.entries()]
-      .filter(([, entry]) => entry.label !== "left-out" || entry.count)
+      .filter(([, entry]) => entry.count || !(isSparse || entry.label === "left-out"))
       .map(([index, entry]) => {
         let count = 0;
         for (let value = entry.first; value <= entry.last && value < counts.length; value++)

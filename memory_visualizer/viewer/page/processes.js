@@ -171,11 +171,15 @@ class Processes {
       {},
       element("input", { type: "checkbox", value: String(index), checked: isChosen }),
       swatchElement(this.colours[index]),
-      nameElement(name),
-      state ? element("span", { className: `badge ${state.replace(" ", "-")}` }, state) : null,
-      anomalies.length
-        ? element("span", { className: "badge odd", title: anomalies.join("; ") }, ODD)
-        : null,
+      element(
+        "span",
+        { className: "named" },
+        nameElement(name),
+        state ? element("span", { className: `badge ${state.replace(" ", "-")}` }, state) : null,
+        anomalies.length
+          ? element("span", { className: "badge odd", title: anomalies.join("; ") }, ODD)
+          : null,
+      ),
     );
     return element(
       "tr",

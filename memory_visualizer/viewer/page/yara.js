@@ -42,7 +42,7 @@ class YaraHits {
   }
 
   ownerOf({ process, owners, virtual }) {
-    if (process < 0) return "nobody";
+    if (process < 0) return "no process";
     const others = owners > 1 ? ` and ${counted(owners - 1)} more` : "";
     return `${ownerName(process)}${others} at ${virtual}`;
   }
