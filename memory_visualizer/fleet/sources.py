@@ -17,7 +17,8 @@ from urllib.parse import unquote
 
 from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.export.safenames import folded, safe_part
-from memory_visualizer.formats import notdumps, split, vmware
+from memory_visualizer.formats import notdumps, vmware
+from memory_visualizer.formats.containers import split
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.opening import is_dump, is_split
 from memory_visualizer.formats.paths import as_path

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import magics, notdumps, opening
+from memory_visualizer.formats import magics, notdumps
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, is_content, keep_open
+from memory_visualizer.formats.registry import is_memory
 from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
@@ -117,7 +118,7 @@ class Ad1Image(ChunkedInside):
         }
         likely = [file for file in largest if not said[file]]
         if likely:
-            return max(likely, key=lambda file: (opening.is_memory(heads[file]), file.size))
+            return max(likely, key=lambda file: (is_memory(heads[file]), file.size))
         if largest:
             raise BadInputError(
                 f"{path} is an AD1 image without a dump; the largest file in it, {largest[0]}, is"
