@@ -37,7 +37,7 @@ from memory_visualizer.units import PAGE_SIZE
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
 _COPIED_FRAMES = 1024
 """Frames that a thread reads into memory at once: 4 MiB."""
-_MOST_RESIDENT = 1 << 30
+_MAX_RESIDENT = 1 << 30
 """Bytes of files that a process may have mapped in memory. They cost nothing, as the kernel takes
 them when it needs room, but clusters count them, and end processes that have much. To unmap them
 more often would take time: pages that are read again are mapped again."""
@@ -234,7 +234,7 @@ class _MappedFile(PagesFile):
         self._touched += touched
         if self._touched >= _PAGES_BETWEEN:
             self._touched = 0
-            if _resident() > _MOST_RESIDENT:
+            if _resident() > _MAX_RESIDENT:
                 self.drop(0, -(-self._size // PAGE_SIZE))
 
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:

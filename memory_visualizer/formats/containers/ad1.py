@@ -45,7 +45,7 @@ _MAX_CHUNK = 16 << 20
 _LOOKED_AT = 64
 """How many files are examined by their first bytes, the largest first."""
 _WORTH_NAMING = 16 << 20
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -240,13 +240,13 @@ def _files(
             if not lenient:
                 raise
             lost += 1
-            if lost <= _MOST_NAMED:
+            if lost <= _MAX_NAMED:
                 remarks.append(f"{error}; the entries to which it leads were left out")
             continue
         waiting += [(following, folder), (child, f"{file.name}/")]
         if kind != _FOLDER and file.size >= PAGE_SIZE:
             files.append(file)
-    if more := max(lost - _MOST_NAMED, 0):
+    if more := max(lost - _MAX_NAMED, 0):
         entries = counted(more, "more broken entry", "more broken entries")
         remarks.append(f"{path}: {entries} left out")
     if waiting:
@@ -290,7 +290,7 @@ def _remark(path: Path, file: _File, others: Sequence[_File]) -> str:
     remark = f"{file} in {path} was read"
     if others:
         largest = sorted(others, key=lambda other: -other.size)
-        named = ", ".join(map(str, largest[:_MOST_NAMED]))
-        more = "" if len(largest) <= _MOST_NAMED else f", and {len(largest) - _MOST_NAMED:,} more"
+        named = ", ".join(map(str, largest[:_MAX_NAMED]))
+        more = "" if len(largest) <= _MAX_NAMED else f", and {len(largest) - _MAX_NAMED:,} more"
         remark += f", not {counted(len(others), 'other large file')}: {named}{more}"
     return remark
