@@ -275,7 +275,7 @@ def add_holes_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_color_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option of commands that paint what a dump tells of its pages."""
+    """Add the option of commands whose colours show the findings about pages."""
     parser.add_argument(
         "--color-by",
         "--colour-by",

@@ -156,7 +156,7 @@ def _notes(
 
 
 def _read_notes(data: bytes, note: RecordType, found: dict[str, list[bytes]]) -> int:
-    """Add a segment's notes to those found; returns where the first broken note begins, or the end.
+    """Add a segment's notes to `found`; returns the place of the first broken note, or the end.
 
     At the end there may be less than a note's header.
     """

@@ -1,11 +1,11 @@
 """Compressed kdump files, as makedumpfile and QEMU write them, and Red Hat's diskdump before them.
 
 The format is that of makedumpfile (IMPLEMENTATION, diskdump_mod.h): a header, two bitmaps of which
-the first tells the frames that the machine has and the second those that are held, a descriptor for
-each held frame, and their contents, each page compressed by itself. 32-bit machines have narrower
-fields, and numbers are in the machine's order of bytes. A dump may be split: each file then holds
-the pages of some frames. This module reads the format itself, since no installable package does.
-The decompressors are imported when a page needs them.
+the first tells the machine's frames and the second the held frames, a descriptor for each held
+frame, and their contents, each page compressed by itself. 32-bit machines have narrower fields, and
+numbers are in the machine's order of bytes. A dump may be split: each file then holds the pages of
+some frames. This module reads the format itself, since no installable package does. The
+decompressors are imported when a page needs them.
 """
 
 from collections import Counter

@@ -527,7 +527,7 @@ def _needed(url: str) -> str:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """Options for a file system, beside those of fsspec's configuration.
+    """Options for a file system, in addition to fsspec's configuration.
 
     An HTTP client also uses netrc and proxies, and has a timeout.
     """

@@ -197,7 +197,7 @@ def _segment(path: Path, file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _is_number(path: Path, file: BinaryIO, number: int) -> bool:
-    """Whether a file is the one with this number of an image."""
+    """Whether a file is an image's file with this number."""
     try:
         return _segment(path, file)[0] == number
     except DamagedInputError:
