@@ -75,7 +75,7 @@ def simulated(
     """Simulate a run; `storage` and `link` are in GiB a second, of all workers and of one."""
     rng = random.Random(0)
     frames = gib * 2**30 / PAGE
-    size = max(split._SMALLEST_RANGE, frames / split._MOST_RANGES) * PAGE / 2**30
+    size = max(split._SMALLEST_RANGE, frames / split._MAX_RANGES) * PAGE / 2**30
     count = max(1, round(gib / size))
     reading = 1 / min(link, storage / workers)
     each = size * max(reading, rates.scan)

@@ -35,7 +35,7 @@ _PERIOD = 32 << 20
 """Bytes after which the memory repeats: more than any compression here looks back."""
 _STRETCH = 16
 """Pages of one kind in a row, at most."""
-_MOST_MEMORY = 300
+_MAX_MEMORY = 300
 
 _READ = """
 import sys
@@ -245,7 +245,7 @@ def main() -> int:
     if options.write:
         put_table("readers.py", lines)
     memory = [float(row.split("|")[-2]) for row in rows.values()]
-    return int(max(memory) > _MOST_MEMORY)
+    return int(max(memory) > _MAX_MEMORY)
 
 
 def _measured(name: str, kind: _Kind, mib: int, runs: int) -> str:

@@ -26,15 +26,15 @@ PIECE_FRAMES = 4096
 """Frames of a piece: 16 MiB."""
 TAIL_FRAMES = 16
 """Frames behind a piece that are scanned with it (its tail)."""
-MOST_OF_RULE, MOST_HITS = 1000, 100_000
+MAX_OF_RULE, MAX_HITS = 1000, 100_000
 """The most hits of a rule, and of all rules, that are kept; all others are counted."""
-_MOST_IN_PIECE = 10_000
+_MAX_IN_PIECE = 10_000
 """The most matches of a pattern in a piece that are counted."""
-_MOST_PAGES = 1 << 22
+_MAX_PAGES = 1 << 22
 """The most pages with hits that are kept; a page counts once for each rule."""
 _SECONDS = 30
 """Timeout for a piece; sound rules take some hundredths of a second."""
-_MOST_TIMEOUTS = 4
+_MAX_TIMEOUTS = 4
 """After this many timeouts the scan ends."""
 
 
@@ -138,7 +138,7 @@ class Rules:
     def scanner(self) -> Any:
         """A new scanner with these rules, for the thread that makes it."""
         scanner = _library().Scanner(self._rules)
-        scanner.max_matches_per_pattern(_MOST_IN_PIECE)
+        scanner.max_matches_per_pattern(_MAX_IN_PIECE)
         scanner.set_timeout(_SECONDS)
         return scanner
 
@@ -192,7 +192,7 @@ def find_hits(
         scan.done += piece.own * PAGE_SIZE
         if progress:
             progress(scan.done, total)
-        if scan.timeouts == _MOST_TIMEOUTS:
+        if scan.timeouts == _MAX_TIMEOUTS:
             break
     return scan.result(total)
 
@@ -236,7 +236,7 @@ class _Scan:
         self._timeout: type[Exception] = _library().TimeoutError
         self._counts: dict[tuple[str, str], _RuleCount] = {}
         self._found: list[tuple[tuple[str, str], Hit]] = []
-        self._room = _MOST_PAGES
+        self._room = _MAX_PAGES
         self._lost_pages = 0
         self.timeouts = 0
         self.done = 0
@@ -264,7 +264,7 @@ class _Scan:
         if not found:
             return
         places = np.array([(match.offset, match.length) for match in found], np.int64)
-        is_exact = len(places) < _MOST_IN_PIECE
+        is_exact = len(places) < _MAX_IN_PIECE
         places = places[places[:, 0] < piece.own * PAGE_SIZE]
         self._count(piece, key, pattern, places, is_exact=is_exact)
 
@@ -288,7 +288,7 @@ class _Scan:
         self._lost_pages += max(len(frames) - self._room, 0)
         known.frames.append(frames[: self._room])
         self._room -= len(known.frames[-1])
-        room = max(min(MOST_OF_RULE - known.kept, MOST_HITS - len(self._found)), 0)
+        room = max(min(MAX_OF_RULE - known.kept, MAX_HITS - len(self._found)), 0)
         for offset, length in places[:room].tolist():
             page, inside = divmod(offset, PAGE_SIZE)
             virtual = None if piece.virtual is None else piece.virtual + offset
@@ -321,7 +321,7 @@ class _Scan:
             exact = all(known.is_exact for known in self._counts.values())
             yield (
                 f"YARA: of {'' if exact else 'more than '}{counted(hits, 'hit')}, the first"
-                f" {len(self._found):,} are listed, at most {MOST_OF_RULE:,} of each rule"
+                f" {len(self._found):,} are listed, at most {MAX_OF_RULE:,} of each rule"
             )
         if self._lost_pages:
             yield f"YARA: {counted(self._lost_pages, 'page')} with hits are not shown: too many"
@@ -330,7 +330,7 @@ class _Scan:
                 f"YARA: {counted(self.timeouts, 'piece')} of up to 16 MiB took longer than"
                 f" {_SECONDS} s and {'was' if self.timeouts == 1 else 'were'} left out"
             )
-            if self.timeouts == _MOST_TIMEOUTS:
+            if self.timeouts == _MAX_TIMEOUTS:
                 words += f"; the scan ended after {counted(self.done, 'byte')}"
                 words += f" of {total:,}" if total else ""
             yield words

@@ -144,8 +144,8 @@ def memory_visualizer_classes(contents: bytes, folder: Path) -> np.ndarray:
 
 def test_too_many_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first hits of each rule are kept, the others are counted, and a remark says so."""
-    monkeypatch.setattr(yara, "MOST_OF_RULE", 5)
-    monkeypatch.setattr(yara, "_MOST_IN_PIECE", 40)
+    monkeypatch.setattr(yara, "MAX_OF_RULE", 5)
+    monkeypatch.setattr(yara, "_MAX_IN_PIECE", 40)
     memory = bytearray(np.random.default_rng(5).bytes(4 * PAGE_SIZE))
     for place in range(0, 30 * 64, 64):
         memory[place : place + len(NEEDLE)] = NEEDLE
@@ -170,7 +170,7 @@ def test_too_many_hits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rules_that_take_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yara, "_SECONDS", 1)
-    monkeypatch.setattr(yara, "_MOST_TIMEOUTS", 1)
+    monkeypatch.setattr(yara, "_MAX_TIMEOUTS", 1)
     monkeypatch.setattr(yara, "PIECE_FRAMES", 64)
     slow = (
         "rule slow { condition: for all i in (0..filesize) :"

@@ -169,7 +169,7 @@ def _move_lines(found: Difference, bit: ChangeBit, title: str) -> list[str]:
         return []
     lines = [_move(frames, text) for text, frames in counts.most_common(_NAMED)]
     told = sum(frames for _, frames in counts.most_common(_NAMED))
-    rest = found.bit_counts()[bit] - told  # also those of kinds that are left out
+    rest = found.bit_counts()[bit] - told  # with the moves of kinds that are left out
     return [title, *lines, *([_move(rest, "others")] if rest else [])]
 
 

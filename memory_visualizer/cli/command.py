@@ -33,7 +33,7 @@ from memory_visualizer.picture.folding import HOLES
 from memory_visualizer.picture.layout import LAYOUTS
 from memory_visualizer.picture.legend import legend, legend_lines
 from memory_visualizer.picture.palette import PALETTES
-from memory_visualizer.picture.picture import MOST_ENTRIES
+from memory_visualizer.picture.picture import MAX_ENTRIES
 from memory_visualizer.picture.png import fingerprint_in
 from memory_visualizer.picture.scale import MAX_SCALE, Scale, percent
 from memory_visualizer.printable import binary_size, printable
@@ -275,7 +275,7 @@ def add_holes_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_color_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option of commands that paint what a dump tells of its pages."""
+    """Add the option of commands whose colours show the findings about pages."""
     parser.add_argument(
         "--color-by",
         "--colour-by",
@@ -410,7 +410,7 @@ def shown(output: Path) -> str:
 
 def legend_text(colouring: Colouring, screen: TextIO) -> str:
     """The legend for the terminal: each colour with its meaning, its pages and their share."""
-    entries = legend(colouring, MOST_ENTRIES)
+    entries = legend(colouring, MAX_ENTRIES)
     return "\n".join(legend_lines(entries, ansi=shows_colours(screen)))
 
 

@@ -46,7 +46,7 @@ def print_summary(view: View, written: Sequence[str], screen: TextIO) -> None:
 
 
 def _picture_lines(view: View, written: Sequence[str], screen: TextIO) -> list[str]:
-    """The lines on written files; below that on the picture its legend, and what is pale."""
+    """The lines on written files; the legend and the pale pages follow the picture's line."""
     painted, *others = written
     pale = ""
     if view.hits:

@@ -176,7 +176,7 @@ def owner_moves(
     `before` and `after` are the numbers of the frames' sets.
     """
     pairs, counts = np.unique(before.astype(np.uint64) << np.uint64(32) | after, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:MOST_MOVES]
+    order = np.argsort(-counts, kind="stable")[:MAX_MOVES]
     told = [
         (sets[0].members(pair >> 32), sets[1].members(pair & 0xFFFF_FFFF), count)
         for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
@@ -184,5 +184,5 @@ def owner_moves(
     return OwnerMoves(told, len(pairs) - len(told), len(before) - int(counts[order].sum()))
 
 
-MOST_MOVES = 1000
+MAX_MOVES = 1000
 """The most kinds of moves that are told: people can look at a few."""

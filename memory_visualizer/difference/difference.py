@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import count_values
 from memory_visualizer.difference.changes import (
-    MOST_MOVES,
+    MAX_MOVES,
     Change,
     ChangeBit,
     OwnerMoves,
@@ -129,7 +129,7 @@ class Difference:
         if moves and moves.kinds_left_out:
             told.append(
                 f"{counted(moves.kinds_left_out, 'kind')} of owner moves left out, with"
-                f" {counted(moves.frames_left_out, 'page')}: the {MOST_MOVES:,} with most pages are"
+                f" {counted(moves.frames_left_out, 'page')}: the {MAX_MOVES:,} with most pages are"
                 " told"
             )
         return tuple(told)

@@ -37,8 +37,8 @@ def ends(
     """The pieces to which the known top-level tables and their shifts belong.
 
     Pieces without a top-level table are found by tables that entries name, but that lie in no other
-    piece. `like` are all pages that look like tables; `roots` are all top-level tables, also those
-    with an unknown shift.
+    piece. `like` are all pages that look like tables; `roots` are all top-level tables, with a
+    known shift or not.
     """
     labels = _Labels(*np.array(known, np.int64).T)
     roots = labels.page if roots is None else roots

@@ -26,7 +26,7 @@ from memory_visualizer.paging import (
     is_held,
     read_tables,
 )
-from memory_visualizer.paging.kernelhalf import MOST_ENTRIES
+from memory_visualizer.paging.kernelhalf import MAX_ENTRIES
 from memory_visualizer.printable import counted
 from memory_visualizer.windows.toplevels import share_kernel
 
@@ -113,7 +113,7 @@ class DisplacedSearch(Search[_Found]):
         found.count += len(like)
         tables = chosen_rows(words, like)
         lower, upper = (count_marks(half != 0) for half in (tables[:, :_HALF], tables[:, _HALF:]))
-        chosen = (upper > 0) & (upper <= MOST_ENTRIES) & (lower <= MOST_ENTRIES)
+        chosen = (upper > 0) & (upper <= MAX_ENTRIES) & (lower <= MAX_ENTRIES)
         tables, rows = tables[chosen, _HALF:], like[chosen]
         row, column = np.nonzero(tables & np.uint64(PRESENT | LARGE) == PRESENT)
         _add(found, "x86-64", pages[rows[row]], column + _HALF, tables[row, column])

@@ -38,7 +38,7 @@ def _array(item: dict[str, Any], description: str) -> dict[str, Any]:
     return {"type": "array", "description": description, "items": item}
 
 
-MOST_RUNS = 1000
+MAX_LISTED_RUNS = 1000
 """The most runs of frames that a lead lists."""
 _COUNTS = {"additionalProperties": {"type": "integer"}}
 _ADDRESS = {"pattern": "^0x[0-9a-f]+$"}
@@ -84,7 +84,7 @@ _LEAD = _object(
         "runs": _array(
             {"type": "string", "pattern": "^0x[0-9a-f]+-0x[0-9a-f]+$"},
             "first and last page frame of each run, as `memviz extract --frames` takes them; at"
-            f" most {MOST_RUNS:,} runs",
+            f" most {MAX_LISTED_RUNS:,} runs",
         ),
         "runs_left_out": _field("integer", "how many runs there are beyond these"),
     }
@@ -310,9 +310,9 @@ def _lead(lead: Lead) -> dict[str, Any]:
         "pid": lead.process.pid if lead.process else None,
         "pages": len(lead.frames),
         "runs": [
-            f"{first:#x}-{first + count - 1:#x}" for first, count in runs[:MOST_RUNS].tolist()
+            f"{first:#x}-{first + count - 1:#x}" for first, count in runs[:MAX_LISTED_RUNS].tolist()
         ],
-        "runs_left_out": max(len(runs) - MOST_RUNS, 0),
+        "runs_left_out": max(len(runs) - MAX_LISTED_RUNS, 0),
     }
 
 

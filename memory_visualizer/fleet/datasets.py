@@ -13,7 +13,7 @@ from typing import Any
 from memory_visualizer.api import Snapshot
 from memory_visualizer.arrays import runs_in
 from memory_visualizer.export.inventorytables import regions_of_processes
-from memory_visualizer.export.summary import MOST_RUNS
+from memory_visualizer.export.summary import MAX_LISTED_RUNS
 from memory_visualizer.export.tables import write_page_map
 from memory_visualizer.output import GENERATOR, whole_file
 
@@ -203,9 +203,9 @@ def _leads(snapshot: Snapshot) -> Iterator[_Row]:
             "pages": len(lead.frames),
             "runs": [
                 {"first": first, "last": first + count - 1}
-                for first, count in runs[:MOST_RUNS].tolist()
+                for first, count in runs[:MAX_LISTED_RUNS].tolist()
             ],
-            "runs_left_out": max(len(runs) - MOST_RUNS, 0),
+            "runs_left_out": max(len(runs) - MAX_LISTED_RUNS, 0),
         }
 
 

@@ -17,7 +17,8 @@ from urllib.parse import unquote
 
 from memory_visualizer.errors import BadInputError, reading
 from memory_visualizer.export.safenames import folded, safe_part
-from memory_visualizer.formats import notdumps, split, vmware
+from memory_visualizer.formats import notdumps, vmware
+from memory_visualizer.formats.containers import split
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.opening import is_dump, is_split
 from memory_visualizer.formats.paths import as_path
@@ -26,7 +27,7 @@ from memory_visualizer.formats.urls import is_url, is_web, local_name, printable
 from memory_visualizer.printable import counted
 from memory_visualizer.units import PAGE_SIZE
 
-_MOST_FOLDERS = 8
+_MAX_FOLDERS = 8
 """The most folders in a name; names that are still equal get a mark."""
 _FURTHER_PART = re.compile(r"\.([els]x?)(?!01)([0-9]{2}|[a-z]{2})|\.(ad)(?!1$)([0-9]{1,2})", re.I)
 """Endings of the further files of an E01 or AD1 image."""
@@ -227,7 +228,7 @@ def _belongs_to_another(url: str, names: set[str]) -> bool:
 def _names(found: Sequence[_Found]) -> list[str]:
     """A unique name for each, with as few folders as possible."""
     depth = [min(one.depth, len(one.parts)) for one in found]
-    for _ in range(_MOST_FOLDERS):
+    for _ in range(_MAX_FOLDERS):
         alike = [
             row
             for rows in _groups(map(_name, found, depth)).values()

@@ -31,7 +31,7 @@ AUTOMATIC_SIZE = 64 << 30
 """Dumps of this many bytes or more are always split."""
 _SMALLEST_RANGE = 1 << 18
 """Frames (1 GiB): about a second of work, so that the overhead of a task does not count."""
-_MOST_RANGES = 1 << 10
+_MAX_RANGES = 1 << 10
 """The visitors are sent with each range. They hold the numbers of at most a hundredth of all
 frames: with this many ranges, sending them adds a fiftieth to the bytes of the dump."""
 _AHEAD = 4
@@ -89,9 +89,7 @@ class SplitScan:
             findings = dump.look_through(visitors)
             dump.take_findings(visitors, findings, progress, until=until)
             return
-        count = self.range_frames or max(
-            _SMALLEST_RANGE, -(-dump.size // PAGE_SIZE // _MOST_RANGES)
-        )
+        count = self.range_frames or max(_SMALLEST_RANGE, -(-dump.size // PAGE_SIZE // _MAX_RANGES))
         job = _packed_job(dump, visitors)
         findings = self._in_order(job, ranges_of(dump, count))
         dump.take_findings(visitors, findings, progress, until=until)

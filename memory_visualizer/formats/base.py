@@ -373,7 +373,7 @@ class Dump(ABC):
 
 
 def _ignore(_: object) -> None:
-    """Take nothing: a function that is a visitor keeps what it finds."""
+    """Take nothing: a function that is a visitor keeps its findings itself."""
 
 
 def place_of(frames: NDArray[np.int64]) -> slice | NDArray[np.int64]:

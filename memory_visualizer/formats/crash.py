@@ -1,4 +1,4 @@
-"""Windows crash dumps that hold pages: complete ones, bitmap ones, and those with page ranges.
+"""Windows crash dumps that hold pages: complete dumps, dumps with a bitmap, and with page ranges.
 
 Microsoft documents only the name of the format. crashheaders.py has the fields on which Volatility
 3 and 0vercl0k's kdmp-parser agree, and the ranges (Windows 10 and later), which only kdmp-parser

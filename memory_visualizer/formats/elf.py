@@ -34,7 +34,7 @@ _ET_CORE = 4
 _PT_LOAD, _PT_NOTE = 1, 4
 _PN_XNUM = 0xFFFF  # e_phnum when the number stands in sh_info of section 0
 _MAX_NOTES = 16 << 20  # bytes of notes that are read; a CPU has less than 4 KiB of notes
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 _Segments: TypeAlias = NDArray[np.void]
@@ -149,14 +149,14 @@ def _notes(
             f" behind the first {_MAX_NOTES:,}"
         )
     if broken:
-        named = ", ".join(f"{at:,}" for at in broken[:_MOST_NAMED])
-        more = f", and {len(broken) - _MOST_NAMED:,} more" if len(broken) > _MOST_NAMED else ""
+        named = ", ".join(f"{at:,}" for at in broken[:_MAX_NAMED])
+        more = f", and {len(broken) - _MAX_NAMED:,} more" if len(broken) > _MAX_NAMED else ""
         remarks.append(f"notes of {path} are broken, and end, at byte {named}{more}")
     return {name: b"".join(descriptors) for name, descriptors in found.items()}, remarks
 
 
 def _read_notes(data: bytes, note: RecordType, found: dict[str, list[bytes]]) -> int:
-    """Add a segment's notes to those found; returns where the first broken note begins, or the end.
+    """Add a segment's notes to `found`; returns the place of the first broken note, or the end.
 
     At the end there may be less than a note's header.
     """

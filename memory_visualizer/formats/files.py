@@ -37,13 +37,13 @@ from memory_visualizer.units import PAGE_SIZE
 _MADV_POPULATE_READ = 22  # include/uapi/asm-generic/mman-common.h; not in Python's mmap
 _COPIED_FRAMES = 1024
 """Frames that a thread reads into memory at once: 4 MiB."""
-_MOST_RESIDENT = 1 << 30
+_MAX_RESIDENT = 1 << 30
 """Bytes of files that a process may have mapped in memory. They cost nothing, as the kernel takes
 them when it needs room, but clusters count them, and end processes that have much. To unmap them
 more often would take time: pages that are read again are mapped again."""
 _PAGES_BETWEEN = 1 << 9
-"""Pages after which the process is asked how much it has; with an access the kernel maps what lies
-around the page, up to 2 MiB."""
+"""Pages after which the process is asked how much it has: an access to a page also maps its
+neighbours, up to 2 MiB."""
 _PAGE = np.dtype((np.void, PAGE_SIZE))
 """A page as bytes, which may begin anywhere: with a type of numbers numpy would copy the whole
 file."""
@@ -157,7 +157,7 @@ class PagesFile(ABC):
     def data(self, offset: int, count: int) -> Iterator[tuple[int, int]]:
         """Find the pages outside of holes among the `count` pages at byte `offset`.
 
-        Yields stretches of pages: number of the first within those, and length.
+        Yields stretches of pages: number of the first page, counted from `offset`, and length.
         """
         end = offset + count * PAGE_SIZE
         position = offset
@@ -234,7 +234,7 @@ class _MappedFile(PagesFile):
         self._touched += touched
         if self._touched >= _PAGES_BETWEEN:
             self._touched = 0
-            if _resident() > _MOST_RESIDENT:
+            if _resident() > _MAX_RESIDENT:
                 self.drop(0, -(-self._size // PAGE_SIZE))
 
     def gather(self, places: NDArray[np.int64], pages: Words) -> None:

@@ -1,10 +1,9 @@
 """Windows' hibernation files (hiberfil.sys), from XP on.
 
 Up to Windows 7 a table lists ranges of page frames; blocks of Xpress with their contents follow, of
-up to 16 pages each; then the next table. The layouts are those on which Volatility 2
-(`hibernate_vtypes.py`) and Comae's Hibr2Bin agree. The first page, which Windows clears when it
-resumes, is not needed: the magic tells the first block, and the layout of the tables is the one
-that makes the most sense.
+up to 16 pages each; then the next table. Volatility 2 (`hibernate_vtypes.py`) and Comae's Hibr2Bin
+agree on the layouts. The first page, which Windows clears when it resumes, is not needed: the magic
+tells the first block, and of the known layouts of tables the most sensible is taken.
 
 From Windows 8 on there are two sections, for the boot loader and the kernel, with sets of
 descriptors and contents. Sylve, Marziale and Richard describe them ("Modern Windows hibernation

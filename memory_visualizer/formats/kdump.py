@@ -1,11 +1,11 @@
 """Compressed kdump files, as makedumpfile and QEMU write them, and Red Hat's diskdump before them.
 
 The format is that of makedumpfile (IMPLEMENTATION, diskdump_mod.h): a header, two bitmaps of which
-the first tells the frames that the machine has and the second those that are held, a descriptor for
-each held frame, and their contents, each page compressed by itself. 32-bit machines have narrower
-fields, and numbers are in the machine's order of bytes. A dump may be split: each file then holds
-the pages of some frames. This module reads the format itself, since no installable package does.
-The decompressors are imported when a page needs them.
+the first tells the machine's frames and the second the held frames, a descriptor for each held
+frame, and their contents, each page compressed by itself. 32-bit machines have narrower fields, and
+numbers are in the machine's order of bytes. A dump may be split: each file then holds the pages of
+some frames. This module reads the format itself, since no installable package does. The
+decompressors are imported when a page needs them.
 """
 
 from collections import Counter
@@ -54,7 +54,7 @@ _NAMES = {_LZO: "LZO", _SNAPPY: "Snappy", _ZSTD: "Zstandard"}
 _GAP = 1 << 16  # larger gaps between pages are not read along
 _WINDOW = 1 << 25
 _MAX_PARTS = 255
-_MOST_NAMED = 9
+_MAX_NAMED = 9
 """So many missing stretches of frames are named in a remark; the others are counted."""
 
 _Result = TypeVar("_Result")
@@ -378,9 +378,9 @@ def _remarks(paths: Sequence[Path], headers: Sequence[Header]) -> list[str]:
         done = max(done, last)
     # A missing part may be for no held page, or for frames that the machine does not have.
     if missing:
-        more = len(missing) - _MOST_NAMED
+        more = len(missing) - _MAX_NAMED
         behind = f", and {counted(more, 'more stretch', 'more stretches')}" if more > 0 else ""
-        named = ", ".join(missing[:_MOST_NAMED])
+        named = ", ".join(missing[:_MAX_NAMED])
         remarks.append(f"no file of the dump covers the page frames {named}{behind}")
     return remarks
 

@@ -16,43 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from memory_visualizer.errors import BadInputError, reading
-from memory_visualizer.formats import magics, notdumps, packed, split, vmware
+from memory_visualizer.formats import magics, notdumps, vmware
 from memory_visualizer.formats.base import Dump, Progress
+from memory_visualizer.formats.containers import packed, split
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.inside import Inside, InsidePath
 from memory_visualizer.formats.paths import as_path
 from memory_visualizer.formats.raw import RawDump
+from memory_visualizer.formats.registry import CONTAINERS, FORMATS
 from memory_visualizer.units import PAGE_SIZE
 
-_FORMATS = {
-    magics.LIME: "lime.LimeDump",
-    magics.AVML: "avml.AvmlDump",
-    magics.ELF: "elf.ElfDump",
-    magics.CRASH_32: "crash.CrashDump",
-    magics.CRASH_64: "crash.CrashDump",
-    magics.KDUMP: "kdump.KdumpDump",
-    magics.DISKDUMP: "kdump.KdumpDump",
-    **dict.fromkeys(magics.VMWARE, "vmware.VmwareDump"),
-    **dict.fromkeys(magics.HIBERNATION, "hibernation.HibernationDump"),
-    magics.QEMU: "qemu.QemuDump",
-    magics.LIBVIRT: "qemu.QemuDump",
-    magics.LIBVIRT_PART: "qemu.QemuDump",
-    magics.HYPERV: "hyperv.HypervDump",
-}
-"""By the bytes with which the file begins: module and class, imported when such a file is met."""
-
-_CONTAINERS = {
-    magics.FLATTENED: "flattened.Flattened",
-    magics.EWF: "ewf.EwfImage",
-    magics.AD1: "ad1.Ad1Image",
-    magics.VMA: "vma.VmaState",
-    magics.SNAPPY: "snappy.SnappyStream",
-    magics.S2: "snappy.SnappyStream",
-}
-"""The same for containers, which hold a dump of any format: see formats/inside.py."""
-
-_ET_CORE = b"\4"
-"""The type of an ELF file that is a core (elf.h), in either order of bytes."""
 _MAX_DEPTH = 4
 """The deepest nesting of containers."""
 _FINGERPRINT_PAGES = 16
@@ -160,7 +133,7 @@ def _open_parts(paths: Sequence[Path], *, lenient: bool) -> Dump:
             head = file.read(notdumps.HEAD_SIZE)
         part = path
         if head.startswith(magics.FLATTENED):
-            inside = _load("flattened.Flattened")(path, lenient=lenient)
+            inside = _load("containers.flattened.Flattened")(path, lenient=lenient)
             part, head = InsidePath.of(path, inside), inside.read(notdumps.HEAD_SIZE, 0)
             remarks += inside.remarks
         if not head.startswith((magics.KDUMP, magics.DISKDUMP)):
@@ -200,7 +173,7 @@ def _part_of_kdump(path: Path) -> tuple[int, int] | None:
     with reading(path), path.open("rb", buffering=0) as file:
         head = file.read(notdumps.HEAD_SIZE)
     if head.startswith(magics.FLATTENED):
-        path = InsidePath.of(path, _load("flattened.Flattened")(path, lenient=True))
+        path = InsidePath.of(path, _load("containers.flattened.Flattened")(path, lenient=True))
     elif not head.startswith((magics.KDUMP, magics.DISKDUMP)):
         return None
     part: tuple[int, int] | None = _load("kdump.part_of_split")(path)
@@ -218,7 +191,7 @@ def _container(head: bytes) -> Any:
         return packed.Unpacked
     if head.startswith((magics.LIBVIRT, magics.LIBVIRT_PART)) and _load("libvirt.is_packed")(head):
         return _load("libvirt.PackedSave")
-    return _known(_CONTAINERS, head)
+    return _known(CONTAINERS, head)
 
 
 def _format(file: BinaryIO, head: bytes) -> Any:
@@ -227,7 +200,7 @@ def _format(file: BinaryIO, head: bytes) -> Any:
         return _load("aff4.Aff4Dump")
     if not any(head) and _load("hibernation.is_cleared")(file):
         return _load("hibernation.HibernationDump")
-    return _known(_FORMATS, head)
+    return _known(FORMATS, head)
 
 
 def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
@@ -239,20 +212,14 @@ def _known(kinds: Mapping[bytes, str], head: bytes) -> Any:
 
 
 def _load(place: str) -> Any:
-    """Import a module of this folder, and take a class from it."""
-    module, name = place.split(".")
+    """Import a module of this folder, or one below, and take a class from it."""
+    module, _, name = place.rpartition(".")
     return getattr(import_module(f"memory_visualizer.formats.{module}"), name)
 
 
 def is_dump(head: bytes) -> bool:
     """Whether a file with this beginning has a supported format other than raw."""
-    return head.startswith((*_FORMATS, *_CONTAINERS)) or packed.kind_of(head) is not None
-
-
-def is_memory(head: bytes) -> bool:
-    """Whether a file with this beginning is a dump in a format that only holds memory."""
-    is_program = head.startswith(magics.ELF) and _ET_CORE not in (head[16:17], head[17:18])
-    return head.startswith(tuple(_FORMATS)) and not is_program
+    return head.startswith((*FORMATS, *CONTAINERS)) or packed.kind_of(head) is not None
 
 
 def check_file(path: Path) -> None:

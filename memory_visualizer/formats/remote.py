@@ -63,7 +63,7 @@ _CHECK_AFTER = 5.0
 """Seconds between two checks that the file is still the same."""
 _SILENCE = 30
 """Timeout: seconds without an answer after which a request to an HTTP server has failed."""
-_MOST_LISTED = 100_000
+_MAX_LISTED = 100_000
 
 _MARKS = (
     *("ETag", "etag", "Content-MD5", "md5Hash", "checksum", "generation", "VersionId"),
@@ -443,9 +443,9 @@ def listed(url: str) -> list[tuple[str, int | None]]:
             found = system.glob(path, detail=True)
     except Exception as error:
         raise BadInputError(f"cannot list {printable_url(url)}: {explained(error, url)}") from None
-    if len(found) > _MOST_LISTED:
+    if len(found) > _MAX_LISTED:
         raise BadInputError(
-            f"{printable_url(url)} has {len(found):,} files; the limit is {_MOST_LISTED:,}"
+            f"{printable_url(url)} has {len(found):,} files; the limit is {_MAX_LISTED:,}"
         )
     return [
         (f"{prefix}{name}", info.get("size"))
@@ -527,7 +527,7 @@ def _needed(url: str) -> str:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """Options for a file system, beside those of fsspec's configuration.
+    """Options for a file system, in addition to fsspec's configuration.
 
     An HTTP client also uses netrc and proxies, and has a timeout.
     """

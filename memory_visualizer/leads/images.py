@@ -26,7 +26,7 @@ from memory_visualizer.units import PAGE_SIZE
 
 _MZ, _ELF = 0x5A4D, 0x464C457F
 _LARGEST_IMAGE = 1 << 30
-_FEWEST_SECTIONS, _MOST_SECTIONS = 1, 96
+_FEWEST_SECTIONS, _MAX_SECTIONS = 1, 96
 _PE_MACHINES = {0x14C: "x86", 0x8664: "x86-64", 0xAA64: "64-bit ARM", 0x1C4: "32-bit ARM"}
 _PE_MAGICS = {0x10B: 224, 0x20B: 240}
 """Magic of the optional header, with the header's usual size."""
@@ -67,7 +67,7 @@ def _pe(page: bytes) -> Image | None:
     votes = [
         signature == b"PE\0\0",
         machine in _PE_MACHINES,
-        _FEWEST_SECTIONS <= sections <= _MOST_SECTIONS,
+        _FEWEST_SECTIONS <= sections <= _MAX_SECTIONS,
         magic in _PE_MAGICS,
         optional == _PE_MAGICS.get(magic),
         alignment >= in_file > 0 and in_file & in_file - 1 == 0,

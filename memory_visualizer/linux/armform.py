@@ -20,7 +20,7 @@ _SIZES = tuple(
     for bits in ((12, 48), (16, 52), (16, 42), (16, 48), (14, 48), (14, 52), (14, 47), (12, 52))
 )
 """Bits of pages and of addresses, and the architecture; the most frequent ones first."""
-_MOST_SMALL = 64
+_MAX_SMALL = 64
 """Entries in the largest top level that does not fill a page of 4 KiB."""
 _NO_PRIVILEGED_EXECUTION = np.uint64(1 << 59)
 """PXNTable: newer kernels set it in top levels of processes, but not in the kernel's own."""
@@ -57,9 +57,9 @@ class TopLevelSearch(Search[_Tops]):
         """Look at the first and last entries of each page."""
         found: _Tops = []
         rows = np.flatnonzero(words[:, 0] & _FORM == _TABLE)
-        tables = words[rows, :_MOST_SMALL]
-        nothing_behind = ~words[rows, _MOST_SMALL:].any(axis=1)
-        count = _MOST_SMALL - np.argmax(tables[:, ::-1] != 0, axis=1)
+        tables = words[rows, :_MAX_SMALL]
+        nothing_behind = ~words[rows, _MAX_SMALL:].any(axis=1)
+        count = _MAX_SMALL - np.argmax(tables[:, ::-1] != 0, axis=1)
         for bits, architecture in _SIZES:
             if not architecture.is_whole:
                 some = nothing_behind & (count == architecture.root_entries)

@@ -18,10 +18,10 @@ from memory_visualizer.paging.tablememory import TableMemory
 
 _MAX_NAME = 256
 """Bytes of a name and the zero behind it (NAME_MAX)."""
-_MOST_ROUNDS = 2048
+_MAX_ROUNDS = 2048
 """Folders within folders: a path has at most 4096 bytes (PATH_MAX)."""
 _MAX_PATH = 4096
-_MOST_MOUNTED = 128
+_MAX_MOUNTED = 128
 """Mounts within mounts that are followed."""
 _TYPE_NAME = 32
 _AT_ONCE = 1 << 13
@@ -103,7 +103,7 @@ class Dentries:
         """Read some directory entries with all folders above them, many at once."""
         budget = self.kernel.memory.budget
         new = distinct(dentries)
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             wanted = [each for each in new.tolist() if each not in self._known]
             new = np.array([each for each in wanted if each >= self.kernel.upper], np.uint64)
             room = max(budget.limit("directory entry") - len(self._known), 0)
@@ -260,7 +260,7 @@ class Dentries:
         """The path of a mount in the tree of all files; None if it is lost."""
         waiting: list[tuple[int, str]] = []
         at = mount
-        for _ in range(_MOST_MOUNTED):
+        for _ in range(_MAX_MOUNTED):
             if at in self._prefixes:
                 break
             own = self._mount(at)

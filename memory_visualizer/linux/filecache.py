@@ -19,7 +19,7 @@ from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.inventory import FileObject, FilePages
 
 _AT_ONCE = 1 << 13
-_MOST_NAMES = 16
+_MAX_NAMES = 16
 """The most names of an inode that are read (hard links)."""
 _KINDS = {0x4: "directory", 0x6: "block device", 0x8: "file", 0xA: "symbolic link"}
 """By the upper four bits of i_mode (include/uapi/linux/stat.h)."""
@@ -103,7 +103,7 @@ def _paths(
     link[inodes.address == 0] = 0
     found: list[Path | None] = [None] * len(link)
     rows = np.flatnonzero(link)
-    for _ in range(_MOST_NAMES):
+    for _ in range(_MAX_NAMES):
         if not len(rows):
             break
         places = link[rows] - np.uint64(layout.d_alias)

@@ -47,7 +47,7 @@ class _Members:
 
     @classmethod
     def read(cls, kernel: TableMemory, offsets: Offsets, tasks: list[int]) -> "_Members":
-        """Read what is needed of each task."""
+        """Read the needed members of each task."""
         places = {name: place for name, place in offsets.of_task.items() if name in _MEMBERS}
         at = np.array(tasks, np.uint64)
         words, known = kernel.members(at, list(places.values()))
@@ -79,7 +79,7 @@ class _Members:
 
 @dataclass(frozen=True, eq=False)
 class _TaskTable:
-    """Tasks, and what was read of each; a row for each task."""
+    """Tasks, and the findings about each; a row for each task."""
 
     tasks: list[int]
     """Their addresses."""
@@ -149,7 +149,7 @@ class TaskJudge:
         ]
 
     def _read(self, tasks: list[int], listed: set[int]) -> "_TaskTable":
-        """Read tasks, and what they lead to."""
+        """Read tasks, and the objects to which they lead."""
         members = _Members.read(self.found.kernel, self.offsets, tasks)
         pids, is_doubtful = self.pids.read(tasks)
         parents, is_lost = self.pids.of_parents(tasks, members.column("parent"))

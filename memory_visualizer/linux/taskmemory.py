@@ -75,7 +75,7 @@ class TaskMemory:
 def are_roots(
     found: LinuxKernel, survey: Survey | None, bases: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Which physical addresses, all held, may be those of processes' top-level tables.
+    """At which of these physical addresses, all held, processes' top-level tables may lie.
 
     All such tables share the kernel's half, except for a few entries (of LDTs, and entries that old
     kernels fill in on demand), and none lies in a page with another use. If processes and kernel

@@ -49,7 +49,7 @@ class Doubt:
     pages_missing: int
     """Pages of user mode that would lie right behind the end."""
     kernel_pages_missing: int = 0
-    """The same of the kernel, without those that may be a device's or the firmware's."""
+    """The same of the kernel, without pages that may be a device's or the firmware's."""
 
     @property
     def is_serious(self) -> bool:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 TOUCHED = 0x60
 """The bits by which the processor records that an entry was used (SDM 4.8): these may differ."""
-MOST_ENTRIES = 192
+MAX_ENTRIES = 192
 """The most entries in each half of a 64-bit top-level table. Tools for real dumps demand 64 empty
 entries."""
 

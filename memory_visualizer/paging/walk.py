@@ -148,7 +148,7 @@ class _Below:
     def admit(self, tables: NDArray[np.int64], spaces: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of these tables there is room for; a table may come any number of times.
 
-        A space that leads to too many tables loses its own tables, not those of others.
+        A space that leads to too many tables loses its own tables, and no other space's.
         """
         admitted = self._known[tables]
         if admitted.all():
@@ -452,10 +452,10 @@ class _Walker:
     ) -> NDArray[np.bool_]:
         """Which paths lead in the kernel's half of one process alone to a table of user mode.
 
-        Most entries of a table are open to user mode only where user mode may come. So an entry
-        with a flipped bit leads to the table of another process, or of this one. What all processes
-        have in common is told by the tables of the others, and where tables map themselves, those
-        of user mode are rightly met.
+        Most entries of a table are open to user mode only where user mode may come. So such a path
+        shows an entry with a flipped bit, which leads to a table of another process, or of this
+        one. The other processes' tables tell which tables all have in common. Where tables map
+        themselves, the walk rightly meets tables of user mode.
         """
         software = self._paging.software
         if self._are_one or not (software.has_habits and software.self_entries):

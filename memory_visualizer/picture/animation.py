@@ -12,7 +12,7 @@ from memory_visualizer.output import GENERATOR, whole_file
 
 MILLISECONDS = 1500
 """How long each picture is shown."""
-MOST_PIXELS = 1 << 24
+MAX_PIXELS = 1 << 24
 """The most pixels of a picture, since players keep all pictures in memory."""
 
 _MARK = f'<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="{GENERATOR}"/>'.encode()
@@ -29,10 +29,10 @@ def write_animation(path: Path, frames: Iterable[Image.Image], *, force: bool = 
     pictures = iter(frames)
     [first] = islice(pictures, 1)
     width, height = first.size
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise BadInputError(
             f"the animation would have {width:,} x {height:,} pixels, but the limit is"
-            f" {MOST_PIXELS:,} in all; choose a smaller --scale, such as 1/2"
+            f" {MAX_PIXELS:,} in all; choose a smaller --scale, such as 1/2"
         )
     with whole_file(path, force=force) as file:
         more: Iterable[Image.Image] = pictures

@@ -30,8 +30,8 @@ def paint_file(
 ) -> Painting:
     """Paint a dump and write the PNG, which tells the system and the time of `snapshot`.
 
-    The other arguments, and BadInputError, are those of picture.picture_of; OSError and `force`
-    those of png.write_png. Returns what was painted.
+    `force` and OSError are as for png.write_png, the other arguments and BadInputError as for
+    picture.picture_of. Returns the painted picture.
     """
     picture = picture_of(
         dump,

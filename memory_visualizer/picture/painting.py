@@ -14,7 +14,7 @@ from memory_visualizer.picture.folding import Plan, coarser, plan
 from memory_visualizer.picture.palette import FOLD, Colour
 from memory_visualizer.picture.scale import Scale, majority
 
-MOST_PIXELS = 1 << 31
+MAX_PIXELS = 1 << 31
 _FULL_SIZE = Scale()
 
 
@@ -63,7 +63,7 @@ def paint(
     A pixel has the colour of its frame's swatch; for a `dimmed` frame, a pale colour of the same
     hue. `holes` are folded: see folding.plan. At another `scale`, a frame is a square of pixels, or
     a pixel has the colour of most of its frames. BadInputError if there would be more than
-    MOST_PIXELS.
+    MAX_PIXELS.
     """
     frames = colouring.values.size
     holes = coarser(holes, frames, scale.pages)
@@ -94,12 +94,12 @@ def paint(
 def _check_size(planned: Plan, scale: Scale) -> None:
     """Raise BadInputError if a picture would be too large."""
     height, width = planned.shape
-    if height * width * scale.side**2 <= MOST_PIXELS:
+    if height * width * scale.side**2 <= MAX_PIXELS:
         return
     smaller = [Scale(side) for side in range(scale.side - 1, 0, -1)]
     smaller += [Scale(part=1 << power) for power in range(1, 7)]
     pages = height * width * scale.pages
-    fitting = [one for one in smaller if pages * one.side**2 <= MOST_PIXELS * one.pages]
+    fitting = [one for one in smaller if pages * one.side**2 <= MAX_PIXELS * one.pages]
     advice = f"such as --scale {fitting[0]}" if fitting else "or fold holes"
     raise BadInputError(
         f"the picture would have {width * scale.side:,} x {height * scale.side:,} pixels; choose a"

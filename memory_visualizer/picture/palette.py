@@ -18,19 +18,19 @@ Colour: TypeAlias = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Greys:
-    """Where colours stand for processes or rights: what belongs to none."""
+    """Greys for pages that belong to no process, where colours stand for processes or rights."""
 
     several: Colour
     """Pages of several processes."""
     kernel: Colour
     data: Colour
     zeros: Colour
-    """Zeros, and other pages of which there is nothing to say."""
+    """Zeros, and other pages without anything to tell."""
 
 
 @dataclass(frozen=True)
 class Palette(Mapping[PageClass, Colour]):
-    """The colours of all colourings; as a mapping, those of the classes."""
+    """The colours of all colourings; as a mapping, the colours of the classes."""
 
     name: str
     classes: Mapping[PageClass, Colour]
@@ -42,8 +42,8 @@ class Palette(Mapping[PageClass, Colour]):
     scale: tuple[Colour, ...]
     """Stops of an ordered scale, from little to much."""
     user_rights: Mapping[str, Colour]
-    """Readable pages are calm, writable ones stronger, code has another hue, and what is writable
-    and executable shines."""
+    """Readable pages are calm, writable pages stronger, code has another hue, and writable code
+    shines."""
     kernel_rights: Mapping[str, Colour]
 
     def __getitem__(self, page_class: PageClass) -> Colour:
@@ -95,9 +95,9 @@ _SEQUENCE: tuple[Colour, ...] = (
 )  # fmt: skip
 
 # The first APART_FOR_ALL are at least 12 apart also for eyes that are blind to red or green, and 10
-# for eyes blind to blue, mostly by their lightness: of sets from a grid of sRGB, the one was taken
-# whose nearest two are farthest apart. Each of the others is the farthest from those before it for
-# these eyes, of the colours that are 12 from all of them for other eyes.
+# for eyes blind to blue, mostly by their lightness: they are the set from a grid of sRGB whose
+# nearest two are farthest apart. The others were added one by one, each the farthest for these eyes
+# from all colours before it, among the colours that are 12 from all of these for other eyes.
 APART_FOR_ALL = 20
 _SEQUENCE_COLOUR_BLIND: tuple[Colour, ...] = (
     (165, 180, 255), (45, 30, 0), (210, 150, 0), (45, 0, 180), (240, 255, 210), (0, 0, 30),

@@ -15,7 +15,7 @@ from memory_visualizer.printable import binary_size, printable
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
-MOST_ENTRIES = 24
+MAX_ENTRIES = 24
 """The most entries of a legend."""
 
 
@@ -53,7 +53,7 @@ def picture_of(
 
     `scale` is the side of each frame's square of pixels, or such as ``1/16``: see scale.py. Long
     holes become what `holes`, one of folding.HOLES, says. `system` is a line for the panel. The
-    other arguments are as for `paint`. BadInputError if it would have more than MOST_PIXELS;
+    other arguments are as for `paint`. BadInputError if it would have more than MAX_PIXELS;
     UnknownNameError for other words in `holes` or `layout`.
     """
     if holes not in HOLES:
@@ -78,5 +78,5 @@ def picture_of(
         picture,
         dump.path.name,
         [*filter(None, [system]), subtitle],
-        legend_of(colouring, MOST_ENTRIES),
+        legend_of(colouring, MAX_ENTRIES),
     )

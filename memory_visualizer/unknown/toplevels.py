@@ -25,7 +25,7 @@ from memory_visualizer.paging import (
     is_held,
     read_tables,
 )
-from memory_visualizer.paging.kernelhalf import MOST_ENTRIES, TOUCHED, share_entries
+from memory_visualizer.paging.kernelhalf import MAX_ENTRIES, TOUCHED, share_entries
 
 PAGING = as_processor_has_it(X64)
 """The paging that is searched for."""
@@ -77,7 +77,7 @@ class SpaceSearch(Search[NDArray[np.int64]]):
         found: list[NDArray[np.int64]] = []
         bits = np.packbits(words[:, _HALF:] != 0, axis=1).view(np.uint64)
         upper = np.bitwise_count(bits).sum(axis=1).astype(np.int64)
-        rows = np.flatnonzero((upper > 0) & (upper <= MOST_ENTRIES))
+        rows = np.flatnonzero((upper > 0) & (upper <= MAX_ENTRIES))
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[start : start + _ROWS_AT_ONCE]
             chosen = chosen_rows(words, part)
@@ -89,7 +89,7 @@ class SpaceSearch(Search[NDArray[np.int64]]):
             odd = used - count_marks(leads)
             # A flipped bit should not cost an address space.
             sound = odd <= np.maximum(used // _ODD_SHARE, used > 2)
-            sound &= lower <= MOST_ENTRIES
+            sound &= lower <= MAX_ENTRIES
             if sound.any():
                 found.append(frames[part[sound]])
         return np.concatenate(found) if found else None

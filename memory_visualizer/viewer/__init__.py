@@ -206,7 +206,7 @@ def _from_one(numbers: NDArray[np.int32], highest: int) -> NDArray[np.unsignedin
     return found
 
 
-_MOST_RUNS = 100_000
+_MAX_RUNS = 100_000
 """The most runs of frames in a page for all leads together, and for all hits together."""
 
 
@@ -215,7 +215,7 @@ class _Runs:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._room = _MOST_RUNS
+        self._room = _MAX_RUNS
         self._left_out = 0
 
     def of(self, frames: NDArray[np.int64]) -> list[list[int]]:
@@ -234,7 +234,7 @@ class _Runs:
             return []
         return [
             f"{counted(self._left_out, 'stretch', 'stretches')} of pages of {self._what} cannot be"
-            f" lit in this page: it has the first {_MOST_RUNS:,}"
+            f" lit in this page: it has the first {_MAX_RUNS:,}"
         ]
 
 

@@ -15,7 +15,7 @@ from memory_visualizer.paging.walk import walk
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.units import PAGE_SIZE
 
-MOST_RUNS = 1 << 19
+MAX_LISTED_RUNS = 1 << 19
 """A run has some five bytes in the page."""
 _ADDRESS_SPACE = 1 << 52
 """Pages of 4 KiB in 64 bits of addresses."""
@@ -60,7 +60,7 @@ class Runs:
 
 
 def further_columns(
-    snapshot: Snapshot, has_further: NDArray[np.bool_], limit: int = MOST_RUNS
+    snapshot: Snapshot, has_further: NDArray[np.bool_], limit: int = MAX_LISTED_RUNS
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """Columns of the runs, and the number of pages in runs beyond the limit.
 

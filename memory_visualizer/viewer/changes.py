@@ -44,10 +44,10 @@ _SCRIPTS = (
 )
 """The page's own scripts; together they form one function, so that no name leaks."""
 
-MOST_CELLS = 1 << 25
+MAX_CELLS = 1 << 25
 """The most frames of all dumps together (128 dumps of 1 GiB, or 16 of 8 GiB): a browser needs six
 bytes for each, 200 MB in all."""
-MOST_ROWS = 100_000
+MAX_ROWS = 100_000
 """The most rows of all lists together."""
 
 
@@ -68,20 +68,20 @@ class ChangePage:
         `remarks` are sentences for the user. The other arguments choose the first view.
         """
         self._frames = max(one.dump.frame_count for one in moments)
-        most = max(2, MOST_CELLS // max(self._frames, 1))
+        most = max(2, MAX_CELLS // max(self._frames, 1))
         self._moments, self._folds = moments[:most], folds
         self._remarks = [*remarks]
         if len(moments) > most:
             self._remarks.append(
                 f"this page has the first {counted(most, 'dump')} of {len(moments):,}: all together"
-                f" have more page frames than a browser can hold ({MOST_CELLS:,})"
+                f" have more page frames than a browser can hold ({MAX_CELLS:,})"
             )
         self._start = {"layout": layout, "palette": palette}
         self._steps: list[dict[str, Any]] = []
         self._columns: dict[str, Column] = {}
         self._owners = _Owners()
         self._before: tuple[NDArray[np.uint8], NDArray[np.uint32]] | None = None
-        self._rows_left, self._rows_left_out = MOST_ROWS, 0
+        self._rows_left, self._rows_left_out = MAX_ROWS, 0
 
     def add(self, found: Difference) -> None:
         """Add the step from a dump to the next; steps beyond the page's limit change nothing."""
@@ -171,7 +171,7 @@ class ChangePage:
         if self._rows_left_out:
             remarks.append(
                 f"{counted(self._rows_left_out, 'row')} of lists left out: this page has"
-                f" {MOST_ROWS:,}"
+                f" {MAX_ROWS:,}"
             )
         about = {
             "dump": {"name": title, "frames": self._frames},

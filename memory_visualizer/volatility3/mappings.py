@@ -107,7 +107,7 @@ def read_mappings(
 
 
 def _wholly_held(dump: Dump, mappings: Mappings) -> NDArray[np.bool_]:
-    """Which mappings lead to frames that the dump holds; the walk saw to those of one frame."""
+    """Which mappings lead to frames that the dump holds; single frames were checked by the walk."""
     whole: NDArray[np.bool_] = mappings.count == 1
     large = np.flatnonzero(~whole)
     if len(large):

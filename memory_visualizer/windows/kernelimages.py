@@ -22,7 +22,7 @@ _MAGIC = {4: 0x10B, 8: 0x20B}
 LARGEST_IMAGE = 1 << 28
 _LACKING_SHARE = 16
 """If the processor uses the no-execute bit, more than one mapping in this many has it."""
-_MOST_INSIDE = 3
+_MAX_INSIDE = 3
 """The most headers of other images that may lie within an image."""
 
 
@@ -52,7 +52,7 @@ class Images:
         row = np.arange(len(self.start))
         inside = np.searchsorted(self.start, self.end) - row - 1
         following = self.start[np.minimum(row + 1, len(row) - 1)]
-        return np.where(inside > _MOST_INSIDE, np.minimum(following, self.end), self.end)
+        return np.where(inside > _MAX_INSIDE, np.minimum(following, self.end), self.end)
 
     def sizes(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The bytes of the image that begins at each address; 0 if no image begins there."""

@@ -30,7 +30,7 @@ _VOTERS = 256
 _FRAMES_AT_ONCE = 512
 _LONGEST_NAME = 1 << 10
 """Bytes of a path; the paths of drivers have some hundred."""
-_MOST_LISTS = 64
+_MAX_LISTS = 64
 """The most lists, with a first entry that names an image, that are tried."""
 
 
@@ -142,8 +142,8 @@ class _Finder:
         back, _ = kernel.numbers(ahead + np.uint64(word))
         heads, ahead, behind = (column[back == heads] for column in (heads, ahead, behind))
         named = self._name_image(ahead).any(axis=1) | self._name_image(behind).any(axis=1)
-        chosen: list[int] = heads[named][:_MOST_LISTS].tolist()
-        self._dump.budget.note("list of modules", int(np.count_nonzero(named)) - _MOST_LISTS)
+        chosen: list[int] = heads[named][:_MAX_LISTS].tolist()
+        self._dump.budget.note("list of modules", int(np.count_nonzero(named)) - _MAX_LISTS)
         return chosen
 
     def _words(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:

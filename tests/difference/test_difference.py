@@ -334,7 +334,7 @@ def test_moves_that_are_left_out_are_counted(
     moves = whole.owner_moves()
     assert len(moves) > 4
     assert not any("left out" in remark for remark in whole.remarks)
-    monkeypatch.setattr(changes, "MOST_MOVES", 2)
+    monkeypatch.setattr(changes, "MAX_MOVES", 2)
     found = memory_visualizer.diff(*windows_series.paths[:2])
     assert found.owner_moves() == moves[:2]
     rest = sum(frames for _, _, frames in moves[2:])

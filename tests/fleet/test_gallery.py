@@ -128,7 +128,7 @@ def test_which_names_occur_where(folder: Path) -> None:
 
 def test_names_beyond_the_limit_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unlinked processes stay first, then the names in the fewest dumps."""
-    monkeypatch.setattr(data, "MOST_NAMES", 2)
+    monkeypatch.setattr(data, "MAX_NAMES", 2)
     write_gallery(folder)
     about, names = read(folder)
     assert names["process"]["names"] == ["rootkit.exe", "evil\\u202e</script>"]

@@ -21,7 +21,7 @@ from memory_visualizer.formats.base import Dump
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
 
-_MOST_FRAMES = 64
+_MAX_FRAMES = 64
 """Frames of each dump that are compared: so many from the first on, and so many held frames."""
 
 
@@ -61,7 +61,7 @@ def _verdict(reader: Path, files: Sequence[Path]) -> str:
 
 def _frames(reader: Path, files: Sequence[Path], dump: Dump) -> list[int]:
     """The frames that differ."""
-    pfns = np.unique([*range(_MOST_FRAMES), *np.flatnonzero(dump.held)[:_MOST_FRAMES].tolist()])
+    pfns = np.unique([*range(_MAX_FRAMES), *np.flatnonzero(dump.held)[:_MAX_FRAMES].tolist()])
     pages = dump.read_frames(pfns)
     held = set(np.flatnonzero(dump.held).tolist())
     differ = []

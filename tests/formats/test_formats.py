@@ -392,7 +392,7 @@ def test_mapped_pages_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(files, "_PAGES_BETWEEN", 64)
     order = np.random.default_rng(1).permutation(pages).reshape(-1, 16)
     for allowed, expected in ((8 << 20, 8), (GIB, 0)):
-        monkeypatch.setattr(files, "_MOST_RESIDENT", before + allowed)
+        monkeypatch.setattr(files, "_MAX_RESIDENT", before + allowed)
         dump = open_dump(path)
         left.clear()
         for frames in order:

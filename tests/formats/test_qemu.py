@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
-from memory_visualizer.formats import vma
+from memory_visualizer.formats.containers import vma
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.formats.qemu import QemuDump
 from memory_visualizer.units import PAGE_SIZE

@@ -33,7 +33,7 @@ _COSTLY_ORDER = 3
 """PAGE_ALLOC_COSTLY_ORDER: there are lists of blocks of 1, 2, 4 and 8 pages, each for three
 kinds."""
 _KINDS, _LARGEST_ORDER = 3, 10
-_MOST_NODES = 4
+_MAX_NODES = 4
 _LONGEST = 1 << 17
 _PAGE_ARRAY = 0xFFFF_EA00_0000_0000
 _ARRAY_SIZE = 1 << 40
@@ -217,7 +217,7 @@ def _nodes(memory: KernelMemory) -> Iterator[int]:
     if "node_data" not in memory.symbols:  # without CONFIG_NUMA
         yield memory.symbol("contig_page_data")
         return
-    for node in range(_MOST_NODES):
+    for node in range(_MAX_NODES):
         place = memory.number(memory.symbol("node_data") + memory.word * node)
         if not memory.is_address(place):
             return

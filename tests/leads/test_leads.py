@@ -450,7 +450,7 @@ def test_runs_in_the_summary(
         assert frames == lead.frames.tolist() and told["pages"] == len(frames)
         assert told["runs_left_out"] == 0
     whole = summary(snapshot)["leads"]
-    monkeypatch.setattr("memory_visualizer.export.summary.MOST_RUNS", 1)
+    monkeypatch.setattr("memory_visualizer.export.summary.MAX_LISTED_RUNS", 1)
     for told, all_runs in zip(summary(snapshot)["leads"], whole, strict=True):
         assert told["runs"] == all_runs["runs"][:1]
         assert told["runs_left_out"] == max(len(all_runs["runs"]) - 1, 0)

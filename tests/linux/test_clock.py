@@ -17,7 +17,8 @@ from memory_visualizer.linux.kernel import TopTableSearch
 from memory_visualizer.linux.system import find_kernel
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfoSearch
 from tests.conftest import real_dumps
-from tests.synth.linux import ERAS, MIB, _Machine, forge_linux
+from tests.synth.eras import ERAS
+from tests.synth.linux import MIB, _Machine, forge_linux
 from tests.synth.linux386 import forge_linux_on_i386
 from tests.synth.linuxclock import LinuxClock
 

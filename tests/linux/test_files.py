@@ -97,7 +97,7 @@ def test_more_names_than_are_looked_at(
     sound: tuple[Path, LinuxTruth, FilesTruth], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of a file's three names is read: the others are counted."""
-    monkeypatch.setattr("memory_visualizer.linux.filecache._MOST_NAMES", 1)
+    monkeypatch.setattr("memory_visualizer.linux.filecache._MAX_NAMES", 1)
     snapshot = memory_visualizer.open(sound[0])
     assert snapshot.files and snapshot.inventory
     assert any("further name of a file left out" in one for one in snapshot.inventory.remarks)

@@ -20,7 +20,8 @@ from tests import prestarted
 from tests.conftest import real_dumps
 from tests.synth import containers
 from tests.synth.containers import write_avml, write_elf, write_kdump, write_lime
-from tests.synth.linux import ERAS, MIB, LinuxTruth, Task, forge_linux
+from tests.synth.eras import ERAS
+from tests.synth.linux import MIB, LinuxTruth, Task, forge_linux
 
 
 def labels(snapshot: Snapshot) -> npt.NDArray[np.str_]:

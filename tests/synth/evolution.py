@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tests.synth.eras import ERAS
 from tests.synth.kernel import IMAGE_TIME, INTERRUPT_TIME, RUNNING_TIME
-from tests.synth.linux import _FREED, _NO_EXECUTE, _ZOMBIE, ERAS, Task, _Machine, _Page, _Tables
+from tests.synth.linux import _FREED, _NO_EXECUTE, _ZOMBIE, Task, _Machine, _Page, _Tables
 from tests.synth.linuxclock import LinuxClock
 from tests.synth.memory import PAGE_SIZE, Frames, PhysicalMemory
 from tests.synth.profiles import Profile

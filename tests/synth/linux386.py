@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.synth.eras import ERAS
 from tests.synth.linux import (
     _LARGE,
     _NO_EXECUTE,
@@ -20,7 +21,6 @@ from tests.synth.linux import (
     _TOUCHED,
     _WORKER,
     _WRITE,
-    ERAS,
     MIB,
     LinuxTruth,
     _Machine,

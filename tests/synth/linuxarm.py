@@ -9,7 +9,8 @@ Processes do not have the kernel's half.
 import struct
 from pathlib import Path
 
-from tests.synth.linux import _IMAGE_BASE, ERAS, MIB, LinuxTruth, _Machine
+from tests.synth.eras import ERAS
+from tests.synth.linux import _IMAGE_BASE, MIB, LinuxTruth, _Machine
 from tests.synth.memory import PAGE_SIZE
 
 _PRESENT, _WRITE, _USER, _LARGE, _NONE, _NO_EXECUTE = 1, 2, 4, 1 << 7, 1 << 8, 1 << 63

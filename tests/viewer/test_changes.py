@@ -152,8 +152,8 @@ def test_the_same_bytes(moments: list[Moment]) -> None:
 
 def test_limits_are_told(moments: list[Moment], monkeypatch: pytest.MonkeyPatch) -> None:
     frames = moments[0].dump.frame_count
-    monkeypatch.setattr(changes, "MOST_CELLS", 2 * frames + 1)
-    monkeypatch.setattr(changes, "MOST_ROWS", 3)
+    monkeypatch.setattr(changes, "MAX_CELLS", 2 * frames + 1)
+    monkeypatch.setattr(changes, "MAX_ROWS", 3)
     page = ChangePage(moments, remarks=["a <remark>"])
     for step in compare_series(moments):
         page.add(step)
@@ -430,5 +430,5 @@ def test_colours_are_those_of_the_picture(opened: Opened) -> None:
 
 def test_the_documentation_tells_the_limits() -> None:
     text = (ROOT / "docs/diff.md").read_text()
-    assert f"{changes.MOST_CELLS:,} pages together" in text
-    assert f"{changes.MOST_ROWS:,} rows" in text
+    assert f"{changes.MAX_CELLS:,} pages together" in text
+    assert f"{changes.MAX_ROWS:,} rows" in text

@@ -73,6 +73,6 @@ def test_pages_that_cannot_be_lit_are_counted(
     leads = leads_so_far(snapshot).found
     runs = sum(int(np.count_nonzero(np.diff(one.frames, prepend=-2) != 1)) for one in leads)
     assert "cannot be lit" not in viewer.page(snapshot, None, {})
-    monkeypatch.setattr(viewer, "_MOST_RUNS", 2)
+    monkeypatch.setattr(viewer, "_MAX_RUNS", 2)
     said = f"{runs - 2:,} stretches of pages of leads cannot be lit in this page: it has the first"
     assert said in viewer.page(snapshot, None, {})

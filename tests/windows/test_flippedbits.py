@@ -87,7 +87,7 @@ ALONE: dict[str, tuple[str, dict[str, Any], str, int, int]] = {
     "10, x64": ("Win10x64_17763", {}, "<u8", 256, 3),
 }
 """The last number is the levels below the top."""
-_MOST_BY_NUMBERS = 4
+_MAX_BY_NUMBERS = 4
 
 
 def below(tables: Tables, frame: int, levels: int) -> set[int]:
@@ -126,7 +126,7 @@ def test_an_entry_that_one_process_has(system: str, tmp_path: Path) -> None:
             named = int(tables[root, index]) >> 12 & 0xF_FFFF_FFFF ^ 1 << bit - 12
             changed = np.flatnonzero(snapshot.classes != sound.classes)
             changed = changed[~np.isin(changed, [*led_to, named])]
-            assert len(changed) <= _MOST_BY_NUMBERS, (root, bit)
+            assert len(changed) <= _MAX_BY_NUMBERS, (root, bit)
             of_user = np.isin(sound.classes[changed], (PageClass.USER, PageClass.BOTH))
             assert not of_user.any(), (root, bit)
             said += any("of user mode left out" in remark for remark in snapshot.remarks)

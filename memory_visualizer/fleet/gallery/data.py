@@ -9,7 +9,7 @@ from memory_visualizer.fleet.datasets import part_of
 from memory_visualizer.fleet.outcome import Outcome, folder_of, outcomes_in
 from memory_visualizer.printable import printable
 
-MOST_NAMES = 100_000
+MAX_NAMES = 100_000
 """The most names of each kind (processes, files, modules) in the index."""
 _ROWS_AT_ONCE = 1 << 14
 _UNLINKED = "unlinked"
@@ -114,7 +114,7 @@ def _names(rows: Iterator[tuple[int, str | None, bool]]) -> Names:
             if is_unlinked:
                 unlinked[number] = None
     order = sorted(found, key=lambda name: (not found[name][1], len(found[name][0]), name))
-    kept = order[:MOST_NAMES]
+    kept = order[:MAX_NAMES]
     return Names(
         [printable(name) for name in kept],
         [[*found[name][0]] for name in kept],

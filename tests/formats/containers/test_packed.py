@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
-from memory_visualizer.formats import packed
+from memory_visualizer.formats.containers import packed
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
 from tests.formats.checks import LOW, PIECES, check, frames_of, memory

@@ -18,7 +18,7 @@ from memory_visualizer.formats.inside import Inside, is_content, keep_open
 from memory_visualizer.printable import counted
 
 _DIGITS = 3
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 class SplitImage(Inside):
@@ -54,8 +54,8 @@ class SplitImage(Inside):
                     missing.append((start + there, start + self._size))
                 faults.append(_fault(part, there, self._size))
         if faults:
-            if len(faults) > _MOST_NAMED:
-                faults[_MOST_NAMED:] = [f"and {len(faults) - _MOST_NAMED:,} more"]
+            if len(faults) > _MAX_NAMED:
+                faults[_MAX_NAMED:] = [f"and {len(faults) - _MAX_NAMED:,} more"]
             sentence = f"{path} is one part of a split image: {'; '.join(faults)}"
             if not lenient:
                 raise DamagedInputError(sentence)

@@ -14,8 +14,9 @@ import cramjam
 import numpy as np
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import magics, s2
+from memory_visualizer.formats import magics
 from memory_visualizer.formats.base import Progress
+from memory_visualizer.formats.containers import s2
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside
 from memory_visualizer.units import MAX_RUNS

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.errors import BadInputError, DamagedInputError, reading
-from memory_visualizer.formats import magics, notdumps, opening
+from memory_visualizer.formats import magics, notdumps
 from memory_visualizer.formats.base import Progress
 from memory_visualizer.formats.files import file_size, read_at
 from memory_visualizer.formats.inside import ChunkedInside, is_content, keep_open
+from memory_visualizer.formats.registry import is_memory
 from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.units import MAX_RUNS, PAGE_SIZE
 
@@ -44,7 +45,7 @@ _MAX_CHUNK = 16 << 20
 _LOOKED_AT = 64
 """How many files are examined by their first bytes, the largest first."""
 _WORTH_NAMING = 16 << 20
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Ad1Image(ChunkedInside):
         }
         likely = [file for file in largest if not said[file]]
         if likely:
-            return max(likely, key=lambda file: (opening.is_memory(heads[file]), file.size))
+            return max(likely, key=lambda file: (is_memory(heads[file]), file.size))
         if largest:
             raise BadInputError(
                 f"{path} is an AD1 image without a dump; the largest file in it, {largest[0]}, is"
@@ -196,7 +197,7 @@ def _segment(path: Path, file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _is_number(path: Path, file: BinaryIO, number: int) -> bool:
-    """Whether a file is the one with this number of an image."""
+    """Whether a file is an image's file with this number."""
     try:
         return _segment(path, file)[0] == number
     except DamagedInputError:
@@ -239,13 +240,13 @@ def _files(
             if not lenient:
                 raise
             lost += 1
-            if lost <= _MOST_NAMED:
+            if lost <= _MAX_NAMED:
                 remarks.append(f"{error}; the entries to which it leads were left out")
             continue
         waiting += [(following, folder), (child, f"{file.name}/")]
         if kind != _FOLDER and file.size >= PAGE_SIZE:
             files.append(file)
-    if more := max(lost - _MOST_NAMED, 0):
+    if more := max(lost - _MAX_NAMED, 0):
         entries = counted(more, "more broken entry", "more broken entries")
         remarks.append(f"{path}: {entries} left out")
     if waiting:
@@ -289,7 +290,7 @@ def _remark(path: Path, file: _File, others: Sequence[_File]) -> str:
     remark = f"{file} in {path} was read"
     if others:
         largest = sorted(others, key=lambda other: -other.size)
-        named = ", ".join(map(str, largest[:_MOST_NAMED]))
-        more = "" if len(largest) <= _MOST_NAMED else f", and {len(largest) - _MOST_NAMED:,} more"
+        named = ", ".join(map(str, largest[:_MAX_NAMED]))
+        more = "" if len(largest) <= _MAX_NAMED else f", and {len(largest) - _MAX_NAMED:,} more"
         remark += f", not {counted(len(others), 'other large file')}: {named}{more}"
     return remark

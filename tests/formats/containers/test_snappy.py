@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
-from memory_visualizer.formats import s2
 from memory_visualizer.formats.base import Dump
+from memory_visualizer.formats.containers import s2
 from memory_visualizer.formats.opening import open_dump
 from memory_visualizer.units import PAGE_SIZE
 from tests.formats.checks import LOW, check, check_without, frames_of, memory
