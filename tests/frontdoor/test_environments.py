@@ -14,15 +14,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.frontdoor.house import (
-    NEEDS,
-    PICTURE,
-    House,
-    assert_painted_truly,
-    commands,
-    pixels,
-    wait_for_text,
-)
+from tests.frontdoor.house import NEEDS, PICTURE, House, commands, wait_for_text
+from tests.painted import assert_painted_truly, pixels
 from tests.synth import MIB, forge, profiles
 from tests.synth.truth import INJECTED_PAGES
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.frontdoor.house import NEEDS, PICTURE, House, pixels, wait_for_text
+from tests.frontdoor.house import NEEDS, PICTURE, House, wait_for_text
+from tests.painted import pixels
 from tests.synth import MIB
 
 pytestmark = NEEDS

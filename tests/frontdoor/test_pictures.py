@@ -9,33 +9,24 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, takes_all
-from tests.frontdoor.house import NEEDS, House, assert_painted_truly, pixels
+from tests.conftest import ROOT
+from tests.frontdoor.house import NEEDS, House
+from tests.painted import assert_painted_truly, pixels
 from tests.synth import MIB, forge, profiles
 
 pytestmark = NEEDS
 
 
 FIRST_OF_FAMILY = {profile.family: name for name, profile in reversed(list(profiles().items()))}
-SIZES = {
-    name: 32 * MIB if name == FIRST_OF_FAMILY[profile.family] else 16 * MIB
-    for name, profile in profiles().items()
-}
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test with `windows_profile` all profiles, or the first of each family."""
-    if "windows_profile" in metafunc.fixturenames:
-        names = profiles() if takes_all(metafunc.config) else FIRST_OF_FAMILY.values()
-        metafunc.parametrize("windows_profile", names)
-
-
+@pytest.mark.parametrize("name", FIRST_OF_FAMILY.values())
 @pytest.mark.usefixtures("volatility2")
-def test_paints_each_page_as_it_is(house: House, windows_profile: str) -> None:
-    """Every pixel is true on all 58 profiles; the first of each family has twice the size."""
+def test_paints_each_page_as_it_is(house: House, name: str) -> None:
+    """Every pixel is true; tests/test_volatility2.py paints the maps of all 58 profiles."""
     dump, picture = house.folder / "a dump.raw", house.folder / "a picture.png"
-    truth = forge(dump, profiles()[windows_profile], size=SIZES[windows_profile])
-    house.run(dump.name, windows_profile, "-o", picture.name)
+    truth = forge(dump, profiles()[name], size=32 * MIB)
+    house.run(dump.name, name, "-o", picture.name)
     assert_painted_truly(picture, truth)
 
 

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.frontdoor.house import (
-    NEEDS,
-    SCRIPT,
-    House,
-    assert_painted_truly,
-    commands,
-    pixels,
-    wait_for_text,
-)
+from tests.frontdoor.house import NEEDS, SCRIPT, House, commands, wait_for_text
+from tests.painted import assert_painted_truly, pixels
 from tests.synth import MIB, Truth, forge, profiles
 from tests.synth.profiles import builds
 
