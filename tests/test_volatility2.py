@@ -15,14 +15,13 @@ import pytest
 import memory_visualizer
 from memory_visualizer.export.tables import write_text_map
 from memory_visualizer.paging import SHARED
+from tests import prestarted
 from tests.conftest import takes_all
+from tests.painted import assert_painted_truly
 from tests.synth import GIB, MIB, Profile, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
-_AT_ONCE = 29
-"""The number of profiles whose dumps one process of Volatility reads."""
-
 _PATIENT = """import gc, os, runpy, sys
 gc.set_threshold(100000)
 del sys.argv[0]
@@ -91,13 +90,18 @@ def classes_of(rows: Rows, zero: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
     return classes
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give tests with `names` the profiles in groups: all, or one of each family."""
-    if "names" in metafunc.fixturenames:
-        names = sorted(profiles() if takes_all(metafunc.config) else families())
-        groups = -(-len(names) // _AT_ONCE)
-        parted = [names[start::groups] for start in range(groups)]
-        metafunc.parametrize("names", parted, ids=[group[0] for group in parted])
+def painted(dump: Path, rows: Rows) -> Path:
+    """Have the renderer paint these rows."""
+    page_map, picture = dump.with_name("map"), dump.with_name("picture.png")
+    lines = [
+        f"{virtual:#x} {physical:#x} {size:#x} {kernel}\n"
+        for virtual, physical, size, kernel in rows
+    ]
+    page_map.write_text("(Virtual) (Physical) (Size) (Kernel)\n" + "".join(lines))
+    arguments = [ROOT / "imagegenerator.py", dump, page_map, "-o", picture]
+    result = prestarted.run(arguments)
+    assert result.returncode == 0, result.stderr
+    return picture
 
 
 def families() -> list[str]:
@@ -119,11 +123,14 @@ def test_families() -> None:
 
 
 @pytest.mark.long
-def test_profiles(names: list[str], volatility2: Path, tmp_path: Path) -> None:
-    """The real imageinfo and pslist accept the dumps, and each page of the map is right.
+def test_profiles(volatility2: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """The real imageinfo and pslist accept the dumps; each page of map and picture is right.
 
-    Each row's physical address equals the answer of `vtop` for its virtual address.
+    Each row's physical address equals the answer of `vtop` for its virtual address. One process of
+    Volatility reads the dumps of all profiles, or of one of each family, since loading the profiles
+    takes most of the time.
     """
+    names = sorted(profiles() if takes_all(pytestconfig) else families())
     truths: list[Truth] = []
     for number, name in enumerate(names):
         truths.append(forge(tmp_path / name, profiles()[name], size=16 * MIB, seed=number))
@@ -145,6 +152,7 @@ def test_profiles(names: list[str], volatility2: Path, tmp_path: Path) -> None:
         rows = [(row[0], row[1], row[2], str(row[3])) for row in seen["rows"]]
         expected = truth.classes(truth.listed)
         np.testing.assert_array_equal(classes_of(rows, truth.zero), expected, name)
+        assert_painted_truly(painted(tmp_path / name, rows), truth)
         assert set(rows) == rows_of_engine(tmp_path / name), name
 
 
