@@ -29,6 +29,10 @@ settings.register_profile(
 )
 settings.load_profile("no test measures time")
 
+# Failures of these checks, which several modules of tests share, then tell their values.
+for _name in ("tests.cli.running", "tests.formats.checks", "tests.frontdoor.house"):
+    pytest.register_assert_rewrite(_name)
+
 MARKED_BY_FIXTURE = {
     "browser": "browser",
     "drgn": "peer",
