@@ -278,10 +278,14 @@ def _recognise_by_more(
     remarks: list[str] = []
     told = texts.found(dump)
     # A kernel of another processor explains the dump; otherwise memory may be misplaced.
-    if not any(info.is_of_another_processor for info in told) and (
-        mended := _mended(dump, progress, told, remarks)
-    ):
-        return mended
+    if not any(info.is_of_another_processor for info in told):
+        try:
+            mended = _mended(dump, progress, told, remarks)
+        except _MendError as error:  # tables that lie side by side name each other, too
+            remarks.append(error.remark)
+        else:
+            if mended:
+                return mended
     # If the tables that lead to KUSER_SHARED_DATA are damaged, the processes tell the system.
     if alike := search.alike(dump):
         who = find_processes(dump, alike)

@@ -234,6 +234,20 @@ def test_pages_that_look_like_displaced_tables_cost_nothing_else(tmp_path: Path)
     assert "100 pages from where they belong" in remark
 
 
+def test_a_cut_dump_is_painted_where_tables_name_their_neighbours(tmp_path: Path) -> None:
+    """Tables that were made one after the other name pages beside them, as if they were moved.
+
+    The half that is left has neither the processes' objects nor KUSER_SHARED_DATA.
+    """
+    path = tmp_path / "dump"
+    truth = forge(path, profiles()["Win7SP1x64"], size=32 * MIB, stretch=256, seed=1)
+    path.write_bytes(path.read_bytes()[: 16 * MIB])
+    snapshot = memory_visualizer.open(path)
+    assert snapshot.system is None
+    assert any("moving the memory there did not help" in one for one in snapshot.remarks)
+    np.testing.assert_array_equal(snapshot.zero, truth.zero[: 16 * MIB // PAGE])
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_too_many_pages_that_look_like_tables_are_remarked_on(more: int, tmp_path: Path) -> None:
     """Without a system, a remark says that memory may have been moved."""

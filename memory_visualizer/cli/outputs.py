@@ -104,7 +104,7 @@ def _write_text_map(view: View, path: Path) -> None:
 def _write_files(view: View, path: Path) -> None:
     from memory_visualizer.export.inventorytables import write_files  # as most runs do not ask
 
-    write_files(path, view.snapshot, force=view.options.force)
+    write_files(path, view.snapshot, chosen=view.chosen, force=view.options.force)
 
 
 def _write_regions(view: View, path: Path) -> None:

@@ -34,18 +34,29 @@ _ROWS_AT_ONCE = 1 << 14
 _Row = Mapping[str, Any]
 
 
-def write_files(path: Path, snapshot: Snapshot, *, force: bool = False) -> None:
+def write_files(
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    chosen: Sequence[int] | None = None,
+    force: bool = False,
+) -> None:
     """Write the files with pages in memory, a row for each.
 
     Columns are those of snapshot.inventory.File: path, kind, whether it is deleted, size in bytes,
     file system, device, inode, pages, bytes of these, mapped pages, pids of the processes that have
-    any, and pages by state (a column ``pages_…`` for each state that occurs). The format is that of
-    the file's ending, and CSV for standard output. OSError when it cannot be written, or `path`
+    any, and pages by state (a column ``pages_…`` for each state that occurs). `chosen`, indices in
+    Snapshot.processes, limits the table to files with pages of these processes. The format is that
+    of the file's ending, and CSV for standard output. OSError when it cannot be written, or `path`
     must not be replaced; MissingLibraryError when a format's library is not installed.
     """
+    files = snapshot.files
+    if chosen is not None:
+        among = {snapshot.processes[index] for index in chosen}
+        files = tuple(file for file in files if among.intersection(file.processes))
     states = sorted({state for file in snapshot.files for state in file.states})
     titles = (*FILE_TITLES, *(f"pages_{state.replace(' ', '_')}" for state in states))
-    rows = (_file_row(titles, states, file) for file in snapshot.files)
+    rows = (_file_row(titles, states, file) for file in files)
     _write(path, "files", titles, rows, force=force)
 
 

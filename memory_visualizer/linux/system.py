@@ -63,7 +63,10 @@ def understand(
         )
         survey = pages.survey()
     except UntoldError as error:
-        remarks.append(f"the kernel's records of its pages were not found: {error}")
+        remarks.append(
+            f"the kernel's records of its pages were not found: {error}; its own pages are shown as"
+            " unused"
+        )
     found = found or find_tasks(kernel, pages, survey)
     remarks += found.remarks
     roots, owners, again = _spaces_once(found)
@@ -116,7 +119,7 @@ def understand(
         kernel_dtb=kernel.base,
         kernel_paging=kernel.paging,
         kernel_roots=kernel.kernel.roots,
-        frame_records=FrameRecords(states),
+        frame_records=FrameRecords(states) if read else None,
         remarks=tuple(remarks),
         inventory=LinuxInventory(kernel, states),
         vmcoreinfo=kernel.info.text,

@@ -60,6 +60,23 @@ def test_files_in_csv(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -
     )
 
 
+def test_files_of_chosen_processes(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -> None:
+    """The files of which they have pages, by the true file of each page."""
+    snapshot, truth, _ = dump
+    paths = true_paths(truth)
+    tried = 0
+    for index, process in enumerate(snapshot.processes):
+        theirs = {paths[f][0] for f in snapshot.pages(process).tolist() if f in paths}
+        if not theirs or tried == 3:
+            continue
+        tried += 1
+        write_files(tmp_path / "files.json", snapshot, chosen=[index])
+        rows = json.loads((tmp_path / "files.json").read_bytes())["files"]
+        assert {row["path"] for row in rows} == theirs
+        assert all(process.pid in row["pids"] for row in rows)
+    assert tried
+
+
 def test_regions_in_csv(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -> None:
     snapshot, truth, _ = dump
     assert truth.files

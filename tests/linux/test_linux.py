@@ -388,7 +388,9 @@ def test_without_struct_pages(small: tuple[Path, LinuxTruth], tmp_path: Path) ->
     snapshot = memory_visualizer.open(changed(source, tmp_path / "dump", changes))
     assert owned(snapshot) <= truth.owners
     assert {"user", "unused-data", "unused-zero"} == set(labels(snapshot))
-    assert any("the kernel's records of its pages were not found" in r for r in snapshot.remarks)
+    [remark] = [r for r in snapshot.remarks if "records of its pages were not found" in r]
+    assert remark.endswith("; its own pages are shown as unused")
+    assert snapshot.states is None and snapshot.uses is None  # not "unknown, by the kernel"
 
 
 @pytest.mark.parametrize("seed", range(12))
