@@ -68,6 +68,11 @@ def understand(
     remarks += found.remarks
     roots, owners, again = _spaces_once(found)
     read = _read_states(dump, kernel, survey, roots) if survey else None
+    if "iomem_resource" in kernel.symbols and kernel.resources is None:
+        remarks.append(
+            "the kernel's map of resources is damaged or not in the dump: holes in memory that its"
+            " records (struct page) call reserved count as memory"
+        )
     losses, rest, doubts = Losses(), Rest(dump), Doubts(read.states if read else None)
     mappings = Mappings.join([])
     if len(roots):
@@ -201,7 +206,9 @@ def _read_states(
 ) -> PageStates:
     """The state of each frame, by the kernel's struct pages."""
     resources = kernel.resources
-    image = resources.image if resources else linux.frames_of_image(kernel)
+    image = resources.image if resources else np.empty(0, np.int64)
+    if not len(image):
+        image = linux.frames_of_image(kernel)
     own, leaves = tables_of(dump, kernel.users, roots, own_only=True, no_tables=survey.no_tables)
     base = np.array([kernel.base])
     top = kernel.paging.architecture.roots_at(base)
