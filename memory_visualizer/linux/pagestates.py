@@ -207,7 +207,8 @@ class PageArray(StructPages):
         listed, is_whole, is_all = self._followed(head, limit, 0)
         if not is_whole and is_all:
             others, _, is_all = self._followed(head, limit - len(listed), 1)
-            listed += [frame for frame in others[::-1] if frame not in set(listed)]
+            known = set(listed)
+            listed += [frame for frame in others[::-1] if frame not in known]
         return listed, is_all
 
     def _followed(self, head: int, limit: int, direction: int) -> tuple[list[int], bool, bool]:
@@ -581,8 +582,8 @@ def _without_memory(states: NDArray[np.uint8], is_ram: Marks) -> Marks:
 def _counts(marks: Marks, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many marks lie within each of some bounds: first place and end."""
     places = np.flatnonzero(marks)
-    first, end = np.searchsorted(places, bounds).T
-    return end - first
+    count: NDArray[np.int64] = np.diff(np.searchsorted(places, bounds), axis=1)[:, 0]
+    return count
 
 
 def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDArray[np.uint64]:
