@@ -22,8 +22,9 @@ from memory_visualizer.windows.processlist import Links, find_list
 from tests.fuzz.crafted import crafted
 from tests.synth import MIB
 from tests.synth.memory import PAGE_SIZE
-from tests.windows.test_files import VERSIONS, Written, files_of, true_files
+from tests.windows.test_files import VERSIONS, Written
 from tests.windows.test_files import written as written  # a fixture
+from tests.windows.test_framedatabase import files_of, true_files
 
 KERNEL = 0xFFFFF880_00000000
 
