@@ -177,7 +177,8 @@ class Regions:
         mm = self._memory(process, more_memory)
         if mm is None:
             return None
-        limit = max(min(self._left, _MORE_PER_PROCESS), 0)
+        # A process with very many regions leaves as much to the processes behind it.
+        limit = max(min(self._left // 2, _MORE_PER_PROCESS), 0)
         layout = self._layout
         if layout.tree is not None:
             tree = read_tree(self._kernel, self._kernel.number(mm + layout.tree) or 0, limit)
@@ -225,8 +226,11 @@ class Regions:
             seen = set[int]()
             while waiting:
                 node = waiting.pop()
-                if node < kernel.upper or node in seen or len(seen) >= limit:
+                if node < kernel.upper or node in seen:
                     continue
+                if len(seen) >= limit:
+                    lost += 1
+                    break
                 seen.add(node)
                 found.setdefault(node - layout.vm_rb)
                 # rb_right and rb_left, behind the parent (include/linux/rbtree_types.h).
