@@ -9,7 +9,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import limits
-from memory_visualizer.linux import regions, system
+from memory_visualizer.linux import mapletree, regions, system
 from memory_visualizer.linux.dentries import Dentries
 from memory_visualizer.linux.mapletree import Entries
 from memory_visualizer.paging import Mappings
@@ -52,7 +52,7 @@ def test_a_process_with_as_many_regions_as_there_may_be(
     assert truth.files
     snapshot = memory_visualizer.open(tmp_path / "dump")
     greedy: list[int] = []
-    read_tree = regions.read_tree
+    read_tree = mapletree.read_tree
 
     def read(kernel: TableMemory, root: int, limit: int) -> Entries:
         if len(greedy) < 2:
