@@ -304,10 +304,10 @@ def _have_shared_data(
     """Indexes of the tables that map KUSER_SHARED_DATA where each process has it."""
     place = translate(memory, found.paging, roots, USER_SHARED_DATA)
     known = translate(memory, found.paging, found.roots, SHARED_DATA[bits_of(found.paging)])
-    known = known[known >= 0] if (known >= 0).any() else place[place >= 0]
-    if not len(known):
+    both = np.concatenate((known[known >= 0], place[place >= 0]))
+    if not len(both):
         return np.empty(0, np.intp)
-    frames, count = np.unique(known, return_counts=True)
+    frames, count = np.unique(both, return_counts=True)
     return np.flatnonzero(place == frames[np.argmax(count)])
 
 
