@@ -296,7 +296,7 @@ class _Boot:
 def _last_boot(boots: list[_Boot]) -> TopLevels:
     """The boot with the latest clock, of boots with enough tables; a remark on the others.
 
-    If the clock of the largest boot is damaged, nothing tells which is the last: the largest counts.
+    If the clock of the largest boot is damaged, nothing tells the last one: the largest counts.
     """
     largest = max(boots, key=lambda boot: len(boot.roots))
     enough = max(2, len(largest.roots) // _PART_OF_BOOT)

@@ -22,6 +22,7 @@ from tests.cli.running import run
 from tests.oddities import KINDS, Image, synthetic, victim
 from tests.synth import forge, profiles
 from tests.synth.filelayouts import read_layouts
+from tests.synth.kernel import IMAGE_TIME
 from tests.synth.linux import LinuxTruth, forge_linux
 from tests.synth.linuxfiles import LAYOUT_OF_ERA, RegionTruth
 from tests.synth.memory import PAGE_SIZE
@@ -110,6 +111,17 @@ def test_odd_and_ended_processes(
     own = set(pages_of_pid(image, process.pid))
     assert all(set(lead.frames.tolist()) >= own for lead in mine)
     assert {lead.kind for lead in leads} - kinds == {"unlinked process", "writable code"}
+
+
+def test_a_process_made_while_the_memory_was_saved(windows: Image, tmp_path: Path) -> None:
+    """On a running machine, the page with the clock is some minutes older than other pages."""
+    image = windows.copy()
+    process = victim(image, "svchost.exe")
+    image.set(process, "CreateTime", IMAGE_TIME + 10 * 60 * 10_000_000, 8)
+    snapshot = opened(image.pages, tmp_path)
+    [found] = [one for one in snapshot.processes if one.pid == process.pid]
+    assert found.created and snapshot.time and found.created > snapshot.time
+    assert not found.anomalies
 
 
 def pages_of_pid(image: Image, pid: int) -> list[int]:
@@ -237,6 +249,28 @@ def test_packed_code(windows: Image, tmp_path: Path, filling: str) -> None:
 
 
 # Linux
+
+
+@pytest.mark.parametrize("moment", ["starting", "ending", ""])
+def test_memory_between_two_programs(
+    linux: tuple[LinuxTruth, bytes], tmp_path: Path, moment: str
+) -> None:
+    """Memory that a process fills for its next program, or that is being freed, hides nobody."""
+    truth, contents = linux
+    memory = bytearray(contents)
+    other, owner = (next(one for one in truth.tasks if one.pid == pid) for pid in (107, 1))
+    place = other.address - truth.direct + truth.places["mm"]
+    (mm,) = struct.unpack_from("<Q", memory, place)
+    # No task has this memory as its own any more; offsets as in tests/synth/linux.py.
+    struct.pack_into("<QQ", memory, place, 0, 0)
+    owned = owner.address if moment == "starting" else 0
+    struct.pack_into("<QQ", memory, mm - truth.direct + 400, owned, moment != "ending")
+    (tmp_path / "dump").write_bytes(memory)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    [nameless] = [one for one in snapshot.processes if not one.object_address]
+    assert nameless.dtb == other.dtb and nameless.phase == (moment or "running")
+    found = of_kind(snapshot, "page tables without a process")
+    assert len(found) == (not moment)
 
 
 def entry_of(pages: Bytes, dtb: int, virtual: int) -> int:
