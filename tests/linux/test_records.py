@@ -21,8 +21,8 @@ PAGE = 4096
 SIZE = 48 * MIB
 RAM = (PAGE, 0x9FBFF), (0x10_0000, SIZE - 1)
 """First and last byte of the two stretches of RAM, in the kernel's map of resources."""
-_HAS_ARRAY = 0xF
-"""In section_mem_map: flags of a section with struct pages."""
+NAMES = {"comm": "comm", "tasks": "tasks", "tgid": "pid", "real_parent": "parent", "flags": "flags"}
+"""The members of a task, as remarks name them."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,18 @@ class World:
         runs = [place for place in told if words[place + stride] == words[place]]
         assert len(runs) == SIZE // (16 * MIB) - 1
         return [8 * int(runs[0] + number * stride) for number in range(len(runs) + 1)]
+
+    def described(self, member: str) -> int:
+        """The place of a member's offset in the kernel's description of task_struct (BTF)."""
+        begin = self.contents.index(b"\x9f\xeb\x01\0\x18")
+        header = struct.unpack_from("<HBBIIIII", self.contents, begin)
+        types, text = begin + header[3] + header[4], begin + header[3] + header[6]
+        name = self.contents.index(b"\0" + member.encode() + b"\0", text) + 1 - text
+        words = np.frombuffer(self.contents, "<u4", header[5] // 4, types)
+        offset = 8 * self.truth.places[member]
+        [row] = np.flatnonzero((words[:-2] == name) & (words[2:] == offset))
+        found: int = types + 4 * int(row + 2)
+        return found
 
     @property
     def free_blocks(self) -> list[tuple[int, int]]:
@@ -120,6 +132,24 @@ def test_a_wrong_resource(world: World, damage: str) -> None:
     assert set(world.truth.states[changed].tolist()) <= {"absent"}
     assert any("map of resources" in remark for remark in snapshot.remarks)
     assert not any("map of resources" in remark for remark in world.sound.remarks)
+
+
+# Eight bytes behind real_parent stands parent, which is nearly always equal.
+@pytest.mark.parametrize(
+    ("member", "distance"),
+    [*((name, 8) for name in NAMES if name != "real_parent"), *((name, 64) for name in NAMES)],
+)
+def test_a_wrong_word_in_the_description_of_types(world: World, member: str, distance: int) -> None:
+    """The tasks outvote BTF: the report on each process stays as it is."""
+    place = world.described(member)
+    own = world.truth.places[member]
+    assert world.contents[place : place + 4] == struct.pack("<I", 8 * own)
+    snapshot, changed = world.changed(place, struct.pack("<I", 8 * (own + distance)))
+    assert not len(changed)
+    assert snapshot.processes == world.sound.processes
+    assert any(
+        f"(BTF) is damaged: most tasks have {NAMES[member]} " in one for one in snapshot.remarks
+    )
 
 
 @pytest.mark.parametrize("order", [1, 5, 10, 19])
