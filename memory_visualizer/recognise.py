@@ -144,8 +144,9 @@ def _better(
         return replace(snapshot, remarks=(*snapshot.remarks, error.remark))
     if mended is None or _worth(mended) > _worth(snapshot):
         return mended or snapshot
-    (remark,) = mended.dump.remarks[len(snapshot.dump.remarks) :]
-    remark = f"a correction was rejected, since it would reveal no more processes: {remark}"
+    told = [one for one in mended.dump.remarks if one not in snapshot.dump.remarks]
+    remark = "a correction was rejected, since it would reveal no more processes"
+    remark = ": ".join((remark, *told))
     return replace(snapshot, remarks=(*snapshot.remarks, remark))
 
 

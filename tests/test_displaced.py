@@ -319,6 +319,27 @@ def survives(old: Truth, words: Words, begin: int) -> bool:
     return len(kernel) >= 2 or len(user) >= 3
 
 
+def test_a_boot_whose_clock_is_damaged(tmp_path: Path) -> None:
+    """Remains of an older boot are not painted in its place."""
+    profile, path = profiles()["Win7SP1x64"], tmp_path / "dump"
+    begin, end = 0x400, 4096
+    new = forge(path, profile, size=32 * MIB, processes=8, seed=1, holes=[(begin, end - begin)])
+    words = np.fromfile(path, "<u8").reshape(-1, 512)
+    words[shared_page(new)].view("u1")[0x14:0x1C] = 0
+    for seed in range(2, 14):
+        old = forge(path, profile, size=end * PAGE, processes=8, seed=seed)
+        remains = np.fromfile(path, "<u8").reshape(-1, 512)
+        if survives(old, remains, begin):
+            break
+    words[begin:end] = remains[begin:]
+    words.tofile(path)
+    snapshot = memory_visualizer.open(path)
+    assert snapshot.time is None
+    assert any("of another boot" in one for one in snapshot.remarks)
+    alive = {new.processes[index].pid for index in new.alive}
+    assert alive <= {one.pid for one in snapshot.processes}
+
+
 @pytest.mark.parametrize("name", ["Win7SP1x64", "Win10x64_17763"])
 @pytest.mark.parametrize("later", ["new", "old"])
 @pytest.mark.many

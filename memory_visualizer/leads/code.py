@@ -4,7 +4,6 @@ All processes share the pages of a program or library until a process writes to 
 it a copy. Only debuggers, hooks, and loaders of position-dependent code write to code.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -41,11 +40,13 @@ class CodePages:
 def code_pages(snapshot: Snapshot, pages: ProcessPages) -> CodePages:
     """The pages of files that processes may execute, and may not write to.
 
-    Writable regions are left out, since changes there prove nothing. On Windows each program and
+    Writable regions are left out, since changes there prove nothing, and so are regions of files
+    that are lost. Files with the same path, as in containers, or after an update, are told apart by
+    the kernel's objects. On Windows each program and
     library is one region, data included, so the rights on its pages decide. Such an image is only
     compared with images at the same address, since relocation changes its code.
     """
-    numbers: dict[tuple[str, int], int] = {}
+    numbers: dict[tuple[str, int, int], int] = {}
     columns: list[tuple[NDArray[np.int64], ...]] = []
     images_tell = uses_no_execute(snapshot)
     for index, process in enumerate(snapshot.processes):
@@ -57,32 +58,29 @@ def code_pages(snapshot: Snapshot, pages: ProcessPages) -> CodePages:
             if is_image:
                 part = part.take(part.access & (MAY_EXECUTE | MAY_WRITE) == MAY_EXECUTE)
             count = len(part.frame)
-            key = region.file, region.start if is_image else 0
+            key = region.file, region.file_object, region.start if is_image else 0
             number = numbers.setdefault(key, len(numbers))
             inside = (part.virtual - np.uint64(region.start)).astype(np.int64) + region.offset
             columns.append((np.full(count, number), inside, np.full(count, index), part.frame))
     columns.append(_cached(snapshot, numbers))
     joined = [np.concatenate([part[n] for part in columns]) for n in range(4)]
-    return CodePages([path for path, _ in numbers], *joined)
+    return CodePages([path for path, *_ in numbers], *joined)
 
 
 def _is_code(region: Region) -> bool:
-    return bool(region.file) and "x" in region.protection and "w" not in region.protection
+    return region.file_object > 0 and "x" in region.protection and "w" not in region.protection
 
 
 def _cached(
-    snapshot: Snapshot, numbers: dict[tuple[str, int], int]
+    snapshot: Snapshot, numbers: dict[tuple[str, int, int], int]
 ) -> tuple[NDArray[np.int64], ...]:
     """The system's own copies of pages of these files, mapped or not.
 
-    Files with the same path, as in containers, cannot be told apart and are left out; so are
-    images, whose pages have other offsets in the file.
+    Images are left out, whose pages have other offsets in the file.
     """
     found = snapshot.file_pages
-    uses = Counter(file.path for file in found.files)
-    known = [
-        numbers.get((file.path, 0), -1) if uses[file.path] == 1 else -1 for file in found.files
-    ]
+    by_object = {at: number for (_, at, start), number in numbers.items() if not start}
+    known = [by_object.get(file.object_address, -1) for file in found.files]
     number = np.array([*known, -1], np.int64)[found.file]
     rows = np.flatnonzero((number >= 0) & (found.offset >= 0))
     return number[rows], found.offset[rows], np.full(len(rows), -1), found.frame[rows]

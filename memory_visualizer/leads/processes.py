@@ -26,7 +26,7 @@ def process_leads(snapshot: Snapshot, pages: ProcessPages) -> Iterator[Lead]:
         who = named([process])
         kinds = {}
         if not process.object_address:
-            if not usual.intersection(process.anomalies):
+            if process.phase == "running" and not usual.intersection(process.anomalies):
                 kinds["page tables without a process"] = (
                     f"the page tables at {process.dtb:#x} are in use, but no process has them"
                 )

@@ -23,6 +23,8 @@ _MAX_ROUNDS = 2048
 _MAX_PATH = 4096
 _MAX_MOUNTED = 128
 """Mounts within mounts that are followed."""
+_LISTS_OF_MOUNT = 4
+"""So many times as many links as there may be mounts are followed."""
 _TYPE_NAME = 32
 _AT_ONCE = 1 << 13
 _NUMBERED = {"sockfs": "socket", "pipefs": "pipe"}
@@ -96,6 +98,8 @@ class Dentries:
     """Mounts of each file system: see _mounts_by_root."""
     _mounts: dict[int, _Mount | None] = field(default_factory=dict)
     _prefixes: dict[int, str | None] = field(default_factory=dict)
+    _followed: int = 0
+    """The number of links between mounts that were followed, in all lists."""
     _letters: int = 0
     """The number of letters of all paths that are kept."""
 
@@ -319,11 +323,13 @@ class Dentries:
             return
         head = super_block + self.layout.s_mounts
         at, seen = kernel.number(head), {head}
+        # Each mount is in the list of a single file system.
         limit = kernel.memory.budget.limit("mount")
         while at and at not in seen:
-            if len(seen) > limit:
+            if len(seen) > limit or self._followed >= _LISTS_OF_MOUNT * limit:
                 kernel.memory.budget.refuse("mount", 1)
                 return
+            self._followed += 1
             seen.add(at)
             # Before 6.18 they are linked by list_heads, which lead into each other.
             mount = at - (layout.link or 0) if layout.is_list else at

@@ -70,6 +70,8 @@ class Offsets:
     """In workqueue_struct."""
     owner: int | None = None
     """In mm_struct: the task that owns it."""
+    users: int | None = None
+    """In mm_struct: how many tasks use it."""
     space_of_table: int | None = None
     """In the struct page of a top-level table: the pointer to the mm_struct."""
 
@@ -142,6 +144,7 @@ def offsets_by_btf(types: Btf) -> Offsets | None:
         rescued=place("worker", "rescue_wq"),
         queue_name=place("workqueue_struct", "name"),
         owner=place("mm_struct", "owner"),
+        users=place("mm_struct", "mm_users"),
         space_of_table=place("page", "pt_mm") or place("ptdesc", "pt_mm"),
     )
 

@@ -32,6 +32,8 @@ _PAGES_AT_ONCE = 1 << 10
 _FRAMES_OF_CACHE_AT_ONCE = 1 << 15
 _SMALLEST_HUGE = 16
 """Pages of the smallest huge page (ARM's contiguous entries); a huge page begins at a multiple."""
+_FEW_USED = 8
+"""If more than one in this many frames outside of RAM is in use, the frames are RAM."""
 _BARE = 0xFF
 """In place of a state that is not known yet: count, flags and type show no use."""
 _Value = TypeVar("_Value", bound=np.generic)
@@ -205,7 +207,8 @@ class PageArray(StructPages):
         listed, is_whole, is_all = self._followed(head, limit, 0)
         if not is_whole and is_all:
             others, _, is_all = self._followed(head, limit - len(listed), 1)
-            listed += [frame for frame in others[::-1] if frame not in set(listed)]
+            known = set(listed)
+            listed += [frame for frame in others[::-1] if frame not in known]
         return listed, is_all
 
     def _followed(self, head: int, limit: int, direction: int) -> tuple[list[int], bool, bool]:
@@ -340,7 +343,13 @@ class PageArray(StructPages):
         states, swap_cache = self._by_frame(states), self._by_frame(survey.swap_cache)
         remarks = []
         if is_ram is not None:
-            states[~is_ram] = PageState.ABSENT
+            is_device = _without_memory(states, is_ram)
+            states[is_device] = PageState.ABSENT
+            if wrong := np.count_nonzero(~is_ram & ~is_device):
+                remarks.append(
+                    f"{counted(int(wrong), 'page')} of memory, by the kernel's records (struct"
+                    " page), in places where its map of resources has none: the map is damaged"
+                )
         states[~frames_there(self._memory)] = PageState.ABSENT
         if unknown := np.count_nonzero(states == PageState.UNKNOWN):
             remarks.append(
@@ -457,7 +466,7 @@ class PageArray(StructPages):
         buddy = typed & kinds.are(types, kinds.of_buddy) | has(flag.buddy)
         buddy &= known & ~is_tail
         bare = ~typed & (uses == 0) & (flags & np.uint64(flag.all) == 0) & ~is_tail
-        free = self._in_free_blocks(rows, buddy)
+        free = self._in_free_blocks(first, rows, buddy, bare)
         anonymous = mapping & np.uint64(_MAPPING_KIND) == _ANONYMOUS
         anonymous |= mapping & np.uint64(_MAPPING_KIND) == _MAPPING_KIND  # merged by KSM
         # A page of perf's ring has a mapping as well, but is not on the LRU, and has no flag.
@@ -492,16 +501,25 @@ class PageArray(StructPages):
             bare_rows[self._is_listed(base, first, rows, bare_rows)] + first,
         )
 
-    def _in_free_blocks(self, rows: Numbers, buddy: Marks) -> Marks:
-        """Which pages lie in the blocks that begin with these pages of the buddy allocator."""
+    def _in_free_blocks(self, first: int, rows: Numbers, buddy: Marks, bare: Marks) -> Marks:
+        """Which pages lie in the blocks that begin with these pages of the buddy allocator.
+
+        `first` is the number of the first row's page. A block is aligned to its size, and no page
+        in it is in use (`bare`). So a wrong order costs at most its own block.
+        """
         [begin] = np.nonzero(buddy)
         order = self._column(rows[begin], self._layout.private)
         believable = order < MAX_ORDER
         begin, order = begin[believable], order[believable]
         pages = np.int64(1) << order.astype(np.int64)
+        inside = np.minimum(pages, len(rows) - begin)
+        unused = np.append(0, np.cumsum(bare))
+        fits = (begin + first) % pages == 0
+        # The first page has a type, and is not bare.
+        fits &= 2 * (unused[begin + inside] - unused[begin] + 1) > inside
         free = buddy.copy()
-        mark_runs(free, begin, np.minimum(pages, len(rows) - begin))
-        return free
+        mark_runs(free, begin[fits], inside[fits])
+        return free & (bare | buddy)
 
     def _is_listed(self, base: int, first: int, rows: Numbers, chosen: NDArray[np.int64]) -> Marks:
         """Which of these rows are in a list: the targets of their links link back."""
@@ -543,6 +561,29 @@ class PageArray(StructPages):
         if self._destructor is not None and layout.destructor is not None:
             huge[head] = rows.view(np.uint8)[head + 1, layout.destructor] == self._destructor
         return huge
+
+
+def _without_memory(states: NDArray[np.uint8], is_ram: Marks) -> Marks:
+    """For each frame whether it is no memory: what the kernel's map of resources does not call RAM.
+
+    All such frames are reserved by the kernel's records. A record that says otherwise is right for
+    its own frame, and if several frames side by side have such records, the map is wrong there.
+    """
+    edges = np.diff(is_ram, prepend=True, append=True)
+    bounds = np.flatnonzero(edges).reshape(-1, 2)
+    outside = ~is_ram
+    used = outside & ~np.isin(states, (PageState.ABSENT, PageState.RESERVED, PageState.UNKNOWN))
+    for begin, end in bounds[_counts(used, bounds) > 0].tolist():
+        is_wrong = _FEW_USED * np.count_nonzero(used[begin:end]) > end - begin
+        outside[begin:end] &= False if is_wrong else ~used[begin:end]
+    return outside
+
+
+def _counts(marks: Marks, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many marks lie within each of some bounds: first place and end."""
+    places = np.flatnonzero(marks)
+    count: NDArray[np.int64] = np.diff(np.searchsorted(places, bounds), axis=1)[:, 0]
+    return count
 
 
 def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -177,7 +177,8 @@ class Regions:
         mm = self._memory(process, more_memory)
         if mm is None:
             return None
-        limit = max(min(self._left, _MORE_PER_PROCESS), 0)
+        # A process with very many regions leaves as much to the processes behind it.
+        limit = max(min(self._left // 2, _MORE_PER_PROCESS), 0)
         layout = self._layout
         if layout.tree is not None:
             tree = read_tree(self._kernel, self._kernel.number(mm + layout.tree) or 0, limit)
@@ -225,8 +226,11 @@ class Regions:
             seen = set[int]()
             while waiting:
                 node = waiting.pop()
-                if node < kernel.upper or node in seen or len(seen) >= limit:
+                if node < kernel.upper or node in seen:
                     continue
+                if len(seen) >= limit:
+                    lost += 1
+                    break
                 seen.add(node)
                 found.setdefault(node - layout.vm_rb)
                 # rb_right and rb_left, behind the parent (include/linux/rbtree_types.h).
@@ -257,7 +261,7 @@ class Regions:
         starts, ends = column(layout.vm_start), column(layout.vm_end)
         own = known & (words[:, layout.vm_mm // 8] == np.uint64(mm))
         files = column(layout.vm_file)
-        paths = self._paths(files)
+        paths, inodes = self._paths(files)
         names = self._names(words)
         flags, offsets = column(layout.vm_flags), column(layout.vm_pgoff)
         heap, stack = self._heap_and_stack(mm)
@@ -285,6 +289,7 @@ class Regions:
                     is_private=not flags[row] & _MAY_SHARE,
                     name=name,
                     file=path.text if path else ("[lost]" if files[row] else ""),
+                    file_object=inodes.get(files[row], 0),
                     offset=offsets[row] * self._page_bytes % 2**64 if files[row] else 0,
                     is_deleted=bool(path and path.is_deleted),
                     is_special=is_special,
@@ -295,20 +300,22 @@ class Regions:
             regions.append(self._gate)
         return Found(tuple(regions), lost, doubtful)
 
-    def _paths(self, files: list[int]) -> dict[int, Path | None]:
-        """The paths of some open files, by the addresses of their struct file."""
+    def _paths(self, files: list[int]) -> tuple[dict[int, Path | None], dict[int, int]]:
+        """The paths and the inodes of some open files, by the addresses of their struct file."""
         dentries, layout = self._dentries, self._layout
         distinct = [file for file in dict.fromkeys(files) if file]
         if dentries is None or not distinct:
-            return {}
+            return {}, {}
         at = np.array(distinct, np.uint64)
         mounts, _ = self._kernel.numbers(at + np.uint64(layout.f_mnt))
         entries, _ = self._kernel.numbers(at + np.uint64(layout.f_dentry))
         dentries.read(entries)
-        return {
+        paths = {
             file: dentries.path(entry, max(mount - self._mount_inside, 0))
             for file, entry, mount in zip(distinct, entries.tolist(), mounts.tolist(), strict=True)
         }
+        known = zip(distinct, map(dentries.get, entries.tolist()), strict=True)
+        return paths, {file: entry.inode for file, entry in known if entry}
 
     def _names(self, words: NDArray[np.uint64]) -> list[tuple[str, bool]]:
         """The own name of each area, and whether the system gave it.

@@ -27,6 +27,10 @@ _SECTION_BITS = range(24, 41)
 """On x86-64 it is 27."""
 MAX_ORDER = 20
 _USUAL_SIZE = 64
+_TRIED_ARRAYS = 4
+"""Of different arrays that sections name, so many are compared, the most frequent first."""
+_ONE_ARRAY = 3
+"""If more than one section in this many names the same array, all of them belong to it."""
 _SECTION_SIZES = (32, 16)
 """Sizes of struct mem_section, with and without the members of CONFIG_PAGE_EXTENSION."""
 _MEMBERS: dict[tuple[str, ...], int] = {
@@ -340,12 +344,40 @@ class StructPages:
                     arrays[root * in_root : (root + 1) * in_root] = words[:, member // 8]
             arrays = np.where(arrays & np.uint64(_HAS_ARRAY), arrays & ~np.uint64(_MAP_FLAGS), 0)
             arrays = arrays[:count]
-            present = np.flatnonzero(arrays)
-            first = present[:1].astype(np.uint64)
-            offset = first * np.uint64(frames * self._layout.size)
-            if len(present) and (kernel.frames(arrays[present[:1]] + offset) >= 0).all():
+            arrays = self._mapped_arrays(arrays, frames)
+            if arrays.any():
                 return arrays
         return None
+
+    def _mapped_arrays(self, arrays: NDArray[np.uint64], frames: int) -> NDArray[np.uint64]:
+        """The arrays of sections of `frames` frames each; all 0 if most of them are not mapped.
+
+        Where all sections have one array, as in most kernels, a section that names another place is
+        damaged.
+        """
+        present = np.flatnonzero(arrays)
+        found = np.zeros_like(arrays)
+        if not len(present):
+            return found
+        begin = (present * (frames * self._layout.size)).astype(np.uint64)
+
+        def are_mapped(bases: NDArray[np.uint64]) -> Marks:
+            places = bases + begin
+            mapped: Marks = self._kernel.frames(places) >= 0
+            return mapped & self._kernel.are_canonical(places)
+
+        told = arrays[present]
+        values, count = np.unique(told, return_counts=True)
+        likely = values[np.argsort(-count, kind="stable")[:_TRIED_ARRAYS]]
+        fitting = [are_mapped(np.full(len(present), value)) for value in likely]
+        best = max(range(len(likely)), key=lambda row: np.count_nonzero(fitting[row]))
+        sound = are_mapped(told)
+        if _ONE_ARRAY * np.count_nonzero((told == likely[best]) & sound) > len(present):
+            told = np.where(fitting[best], likely[best], told)
+            sound |= fitting[best]
+        if 2 * np.count_nonzero(sound) >= len(present):
+            found[present] = told
+        return found
 
     def _flat_array(self) -> tuple[int, NDArray[np.uint64]] | None:
         """The single array of a kernel without sections; told by `mem_map`.

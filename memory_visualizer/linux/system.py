@@ -19,6 +19,7 @@ from memory_visualizer.linux.tasks import LinuxProcesses
 from memory_visualizer.linux.tasks import find_processes as find_tasks
 from memory_visualizer.linux.vmcoreinfo import VmcoreInfo, VmcoreInfoSearch
 from memory_visualizer.paging import Losses, Mappings, Paging, tables_of, walk
+from memory_visualizer.printable import counted
 from memory_visualizer.snapshot.build import (
     Rest,
     left_out_of,
@@ -32,6 +33,8 @@ from memory_visualizer.snapshot.pagemap import PageState, classify
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
 
+_MORE_SHARED = 1 << 16
+"""So many more mappings than all processes have may be added for processes that share memory."""
 _KERNEL_STATES = (
     PageState.SLAB,
     PageState.PAGE_TABLE,
@@ -71,6 +74,11 @@ def understand(
     remarks += found.remarks
     roots, owners, again = _spaces_once(found)
     read = _read_states(dump, kernel, survey, roots) if survey else None
+    if "iomem_resource" in kernel.symbols and kernel.resources is None:
+        remarks.append(
+            "the kernel's map of resources is damaged or not in the dump: holes in memory that its"
+            " records (struct page) call reserved count as memory"
+        )
     losses, rest, doubts = Losses(), Rest(dump), Doubts(read.states if read else None)
     mappings = Mappings.join([])
     if len(roots):
@@ -86,7 +94,13 @@ def understand(
         mappings = rest.without(map(doubts.believed, walked))
     remarks += [*walk_remarks(dump, mappings, losses, rest), *doubts.remarks]
     mapping_count = mapping_counts(mappings, dump.frame_count)
-    mappings = _with_sharers(mappings, again)
+    mappings, lacking = _with_sharers(mappings, again)
+    if lacking:
+        remarks.append(
+            f"{counted(lacking, 'process', 'processes')} with the memory of another process"
+            f" {'is' if lacking == 1 else 'are'} not listed as"
+            f" {'an owner' if lacking == 1 else 'owners'} of its pages: there are too many"
+        )
     mapped = reached(dump, mappings, user=True)
     if rest.mappings:
         mapping_count += rest.mapping_count
@@ -186,17 +200,31 @@ def _spaces_once(
     return roots, np.array(list(first.values()), np.int32), again
 
 
-def _with_sharers(mappings: Mappings, again: dict[int, list[int]]) -> Mappings:
-    """Add the mappings of processes that share another process's memory."""
+def _with_sharers(mappings: Mappings, again: dict[int, list[int]]) -> tuple[Mappings, int]:
+    """Add the mappings of processes that share another process's memory.
+
+    At most as many as there are, and some more; the second result tells for how many processes
+    there was no room. Those with the fewest pages come first.
+    """
+    if not again:
+        return mappings, 0
+    spaces = mappings.space
+    count = np.bincount(spaces[spaces >= 0], minlength=max(again) + 1)
+    sharers = [(int(count[first]), first, other) for first in again for other in again[first]]
+    room, chosen = len(mappings.pfn) + _MORE_SHARED, set[int]()
+    for pages, _, other in sorted(sharers):
+        room -= pages
+        if room >= 0:
+            chosen.add(other)
     batches = [mappings]
-    room = len(mappings.pfn) + (1 << 16)
     for first, others in again.items():
-        own = mappings.take(mappings.space == first)
+        if not chosen.intersection(others):
+            continue
+        own = mappings.take(spaces == first)
         for other in others:
-            room -= len(own.pfn)
-            if room >= 0:
+            if other in chosen:
                 batches.append(replace(own, space=np.full(len(own.pfn), other, np.int32)))
-    return Mappings.join(batches) if len(batches) > 1 else mappings
+    return Mappings.join(batches), len(sharers) - len(chosen)
 
 
 def _read_states(
@@ -204,7 +232,9 @@ def _read_states(
 ) -> PageStates:
     """The state of each frame, by the kernel's struct pages."""
     resources = kernel.resources
-    image = resources.image if resources else linux.frames_of_image(kernel)
+    image = resources.image if resources else np.empty(0, np.int64)
+    if not len(image):
+        image = linux.frames_of_image(kernel)
     own, leaves = tables_of(dump, kernel.users, roots, own_only=True, no_tables=survey.no_tables)
     base = np.array([kernel.base])
     top = kernel.paging.architecture.roots_at(base)

@@ -279,6 +279,7 @@ class TaskJudge:
         for frame in frames.tolist():
             self.roots.setdefault(frame * PAGE_SIZE, len(self.roots))
         owners: list[FoundProcess | None] = [None] * len(frames)
+        phases = [""] * len(frames)
         if offsets.space_of_table is not None and offsets.owner is not None:
             mm, _ = pages.words(frames, offsets.space_of_table)
             tasks, _ = found.kernel.numbers(mm + np.uint64(offsets.owner))
@@ -289,6 +290,7 @@ class TaskJudge:
             back[lost] = mm[lost]
             owned = np.flatnonzero((mm != 0) & (tasks != 0) & (back == mm))
             known = {process.object_address: process for process in processes}
+            phases = self._phases(mm, tasks, known)
             addresses = [self._leader(task, known) for task in tasks[owned].tolist()]
             new = [address for address in dict.fromkeys(addresses) if address not in known]
             known |= {process.object_address: process for process in self.processes(new, set())}
@@ -296,9 +298,11 @@ class TaskJudge:
                 owners[row] = known.get(address)
         by_task = {process.object_address: process for process in processes}
         added = []
-        for frame, process in zip(frames.tolist(), owners, strict=True):
+        for frame, process, phase in zip(frames.tolist(), owners, phases, strict=True):
             if process is None or process.is_kernel_thread:
-                added.append(unnamed(frame, self.roots[frame * PAGE_SIZE]))
+                nameless = unnamed(frame, self.roots[frame * PAGE_SIZE])
+                words = (*nameless.anomalies, *filter(None, [phase]))
+                added.append(replace(nameless, anomalies=words))
                 continue
             base = frame * PAGE_SIZE
             theirs = {"dtb": base, "space": self.roots[base], "is_alive": True}
@@ -313,6 +317,28 @@ class TaskJudge:
                 is_first = self.pids.leader_of(process.object_address) == process.object_address
                 added.append(replace(process, **theirs, is_listed=not is_first))
         return [*by_task.values(), *added]
+
+    def _phases(
+        self, mm: NDArray[np.uint64], tasks: NDArray[np.uint64], known: dict[int, FoundProcess]
+    ) -> list[str]:
+        """``starting`` or ``ending`` for memory that no task has as its own; empty for others.
+
+        `tasks` are the owners by the mm_structs `mm`. A process that runs another program fills a
+        second mm_struct, of which it is the owner, before it gives up the first (fs/exec.c). When
+        a process ends, its memory has no users any more until all pages are free (exit_mmap).
+        """
+        kernel, users = self.found.kernel, self.offsets.users
+        count, is_known = np.ones(len(mm), np.uint64), np.zeros(len(mm), bool)
+        if users is not None:
+            count, is_known = kernel.numbers(mm + np.uint64(users), 4)
+        phases = []
+        for owner, is_unused in zip(
+            tasks.tolist(), (is_known & (mm != 0) & (count == 0)).tolist(), strict=True
+        ):
+            process = known.get(self._leader(owner, known)) if owner else None
+            has_other = process is not None and process.is_listed and process.space is not None
+            phases.append("ending" if is_unused else "starting" if has_other else "")
+        return phases
 
     def _leader(self, task: int, known: dict[int, FoundProcess]) -> int:
         """The first thread of a task's group, if it is a known process; otherwise the task."""

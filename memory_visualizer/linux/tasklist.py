@@ -258,13 +258,13 @@ def _led_to(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int])
 
 def _are_linked(kernel: TableMemory, offsets: Offsets, tasks: _Addresses) -> _Marks:
     """Which tasks are linked back by a target of their links: in the list, or as siblings."""
-    linked = _leads_back(kernel, tasks + np.uint64(offsets.tasks))
+    linked = leads_back(kernel, tasks + np.uint64(offsets.tasks))
     if offsets.sibling is not None:
-        linked |= _leads_back(kernel, tasks + np.uint64(offsets.sibling))
+        linked |= leads_back(kernel, tasks + np.uint64(offsets.sibling))
     return linked
 
 
-def _leads_back(kernel: TableMemory, links: _Addresses) -> _Marks:
+def leads_back(kernel: TableMemory, links: _Addresses) -> _Marks:
     """Which of these list_heads are in a list with others, by at least one direction."""
     (following, before), _ = kernel.members(links, (0, kernel.word))
     back, _ = kernel.numbers(following + np.uint64(kernel.word))

@@ -20,6 +20,7 @@ from memory_visualizer.linux.firsttask import (
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import Offsets, offsets_by_btf
 from memory_visualizer.linux.offsetsbyform import offsets_by_form
+from memory_visualizer.linux.offsetscheck import corrected, wrong_members
 from memory_visualizer.linux.pagestates import PageArray, Survey
 from memory_visualizer.linux.taskjudge import TaskJudge
 from memory_visualizer.linux.tasklist import Roll, TaskSlabs, gather, task_limit
@@ -108,15 +109,29 @@ def _roll(
             remarks=(remark, *roll.remarks),
         )
 
+    def shown() -> Offsets | None:
+        places = slabs.places if slabs else None
+        return offsets_by_form(found, first, limit, places) if first else None
+
+    def checked(known: tuple[Offsets, Roll]) -> tuple[Offsets, Roll]:
+        """The tasks by corrected offsets, if most tasks contradict the described ones."""
+        wrong = wrong_members(found.kernel, known[0], first, known[1].tasks)
+        better = corrected(known[0], wrong, shown)
+        if better == known[0] or (again := gathered(better, first)) is None:
+            return known
+        remark = (
+            f"the kernel's description of its types (BTF) is damaged: most tasks have"
+            f" {', '.join(wrong)} at another place than it says, which was used"
+        )
+        return better, replace(again[1], remarks=(remark, *again[1].remarks))
+
     by_btf = offsets_by_btf(found.btf) if found.btf else None
     if known := gathered(by_btf, first):
-        return known
+        return checked(known)
     if by_btf and (thread := find_thread(found, by_btf)) and (known := from_thread(by_btf, thread)):
         return known
     # There is no BTF, or its offsets lead nowhere.
-    places = slabs.places if slabs else None
-    by_form = offsets_by_form(found, first, limit, places) if first else None
-    if known := gathered(by_form, first):
+    if known := gathered(shown(), first):
         return known
     by_thread = find_by_thread(found, limit) if is_first_lost(found, first) else None
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None

@@ -83,6 +83,12 @@ class TableMemory(VirtualMemory):
             frames[lost] = inside.astype(np.int64) + frame
         return frames
 
+    def are_canonical(self, addresses: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which addresses are as the processor demands in the bits that it does not translate."""
+        translated = np.uint64((1 << self._paging.address_bits) - 1)
+        sound: NDArray[np.bool_] = self._paging.canonical(addresses & translated) == addresses
+        return sound
+
     def frame(self, address: int) -> int:
         """As in VirtualMemory; the tables on the way are kept."""
         pages = self._paging.entries * self._paging.architecture.page_frames

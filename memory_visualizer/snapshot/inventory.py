@@ -121,6 +121,9 @@ class Region:
     watch``, ``large pages``, …"""
     commit: int | None = None
     """The number of its pages that Windows charges to the process."""
+    file_object: int = field(default=0, compare=False)
+    """As FileObject.object_address; 0 if not known. Two files may have the same path: in two
+    containers, or if one replaced the other."""
 
     @property
     def size(self) -> int:

@@ -6,8 +6,10 @@ from datetime import datetime
 from memory_visualizer.units import PAGE_SIZE
 
 ANOMALIES = {
-    "starting": "it is being created: it has an object, but no thread yet, and is in no list",
-    "ending": "it is being deleted: its end is noted, but it has not ended, or has left the list",
+    "starting": "it is being created, and is in no list yet; or its page tables are for a program"
+    " that another process is about to run",
+    "ending": "it is being deleted: its end is noted, it has left the list, or its memory is being"
+    " freed",
     "header altered": "the header of its object differs from all other process objects",
     "links lead nowhere": "its own links in the list of processes lead to no other process",
     "pid also of": "another process has the same pid; the address of its object follows",

@@ -373,14 +373,20 @@ class Snapshot(PageMap):
 
     def index_of(self, process: Process) -> int:
         """The index of a process in `processes`; OtherProcessError if it is not among them."""
-        for index, other in enumerate(self.processes):
-            if other is process:
-                return index
+        index = self._index_of.get(id(process), -1)
+        # Numbers that come with a pickle are those of other objects.
+        if index >= 0 and self.processes[index] is process:
+            return index
         if process not in self.processes:
             raise OtherProcessError(
                 f"{printable(process.shown_name)} ({process.pid}) is a process of another snapshot"
             )
         return self.processes.index(process)
+
+    @cached_property
+    def _index_of(self) -> dict[int, int]:
+        """The index of each process by its identity: there may be very many processes."""
+        return {id(process): index for index, process in enumerate(self.processes)}
 
     @cached_property
     def _address_spaces(self) -> dict[int, AddressSpace]:

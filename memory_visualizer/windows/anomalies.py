@@ -12,6 +12,9 @@ from memory_visualizer.windows.processlayout import SYSTEM_PID, is_pid, kernel_s
 from memory_visualizer.windows.processobject import Object, is_time
 from memory_visualizer.windows.toplevels import LATEST, time_of, timestamp_of
 
+_SAVED_WITHIN = 36_000_000_000
+"""An hour in timestamps of Windows: a machine may run on while its memory is saved, so a process
+may be as much younger than the page with the clock."""
 _NAMED = 8
 """The most processes that a remark names."""
 
@@ -20,7 +23,7 @@ def put_together(
     judged: Judged, nameless: list[FoundProcess], left_out: int, time: datetime | None
 ) -> tuple[tuple[FoundProcess, ...], tuple[FoundProcess, ...], tuple[str, ...]]:
     """The processes with the anomalies of each, the copies, and remarks on all of them."""
-    now = None if time is None else timestamp_of(time)
+    now = None if time is None else timestamp_of(time) + _SAVED_WITHIN
     late = [one for one in judged.processes if now and one.created and now < one.created < LATEST]
     if 2 * len(late) > len(judged.processes):
         now, late = None, late  # if most lie in the future, the clock is wrong

@@ -76,9 +76,11 @@ class FileObjects:
         """The names, without their devices; empty where unknown."""
         length = self.length.copy()
         limit = budget.limit("letter of paths")
-        total = np.cumsum(length // 2)
+        # The longest names are left out first: a false length costs no other name.
+        order = np.argsort(length, kind="stable")
+        total = np.cumsum(length[order] // 2)
         budget.note("letter of paths", int(total[-1]) - limit if len(total) else 0)
-        length[total > limit] = 0
+        length[order[total > limit]] = 0
         found = [""] * len(length)
         rows = np.flatnonzero((length > 0) & (length <= _SHORT))
         raw = self.kernel.read_partly(self.buffer[rows], _SHORT)
@@ -96,10 +98,13 @@ class FileObjects:
 
     def devices(self, budget: Budget) -> list[str]:
         r"""Such as ``\Device\HarddiskVolume1``; empty where unknown."""
-        distinct, row = np.unique(self.device, return_inverse=True)
-        some = budget.take("device", distinct).tolist()
-        names = [_device(self.kernel, address) for address in some]
-        names += [""] * (len(distinct) - len(names))
+        distinct, row, count = np.unique(self.device, return_inverse=True, return_counts=True)
+        # A device of many files comes before addresses in damaged objects.
+        order = np.argsort(-count, kind="stable")
+        some = budget.take("device", order[distinct[order] != 0])
+        names = [""] * len(distinct)
+        for number in some.tolist():
+            names[number] = _device(self.kernel, int(distinct[number]))
         return [names[number] for number in row.tolist()]
 
 

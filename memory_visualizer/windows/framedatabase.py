@@ -394,8 +394,8 @@ def _layout(
         also = float(np.mean(layout.locations(others) == ACTIVE)) if len(others) else 0.0
         return layout.members is not None, active - also
 
-    location = max(places, key=speaks_for)
-    if speaks_for(location)[1] <= 0:
+    location = max(places, key=speaks_for, default=None)
+    if location is None or speaks_for(location)[1] <= 0:
         return None
     return Layout(word, size, pte_address, pte_frame, location)
 

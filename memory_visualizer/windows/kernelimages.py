@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
-from memory_visualizer.formats.base import Dump
-from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED, is_held
+from memory_visualizer.formats.base import Dump, numbers_in
+from memory_visualizer.paging import MAY_EXECUTE, MAY_WRITE, SHARED, Mappings, is_held
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.selfmap import SelfMap
@@ -38,13 +38,13 @@ class Images:
         if not len(self.start):
             return np.zeros(len(addresses), bool)
         row = np.maximum(np.searchsorted(self.start, addresses, "right") - 1, 0)
-        reach = np.maximum.accumulate(self._ends)
+        reach = np.maximum.accumulate(self.believed_ends)
         held: NDArray[np.bool_] = (addresses >= self.start[row]) & (addresses < reach[row])
         return held
 
     @property
-    def _ends(self) -> NDArray[np.uint64]:
-        """The believed end of each image.
+    def believed_ends(self) -> NDArray[np.uint64]:
+        """The end of each image, as far as it is believed.
 
         An image may contain a few others, which are false headers in its data. If it contains many,
         its size is false, and it ends where the first of them begins.
@@ -124,6 +124,7 @@ def unlisted_images(
     rows = kernel.mappings
     may_execute = rows.access & MAY_EXECUTE != 0
     lack_it = np.count_nonzero(~may_execute)
+    believed = images.believed_ends
     if 2 * len(apart) > len(images.start) or lack_it * _LACKING_SHARE <= len(may_execute):
         return []
     found = []
@@ -131,10 +132,22 @@ def unlisted_images(
         start, end = int(images.start[row]), int(images.end[row])
         low, high = np.searchsorted(rows.virtual, np.array([start, end], np.uint64)).tolist()
         if may_execute[low:high].any():
-            pages = np.arange(start, end, PAGE_SIZE, dtype=np.uint64)
-            frames = kernel.frames(pages)
+            frames = _frames_between(rows, start, int(believed[row]))
             found.append((start, end, distinct(frames[is_held(kernel.memory, frames)])))
     return found
+
+
+def _frames_between(rows: Mappings, start: int, end: int) -> NDArray[np.int64]:
+    """The frames mapped between two addresses; `rows` ascend by their addresses."""
+    size = np.uint64(PAGE_SIZE)
+    low, high = np.searchsorted(rows.virtual, np.array([start, end], np.uint64)).tolist()
+    some = rows.take(np.arange(max(low - 1, 0), high))
+    begin = np.maximum(some.virtual, np.uint64(start))
+    stop = np.minimum(some.virtual + some.count.astype(np.uint64) * size, np.uint64(end))
+    chosen = stop > begin
+    ahead = ((begin - some.virtual) // size).astype(np.int64)
+    pages = ((stop - begin)[chosen] // size).astype(np.int64)
+    return numbers_in(np.stack(((some.pfn + ahead)[chosen], pages), axis=1))
 
 
 def data_pages(

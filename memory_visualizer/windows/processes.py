@@ -304,10 +304,10 @@ def _have_shared_data(
     """Indexes of the tables that map KUSER_SHARED_DATA where each process has it."""
     place = translate(memory, found.paging, roots, USER_SHARED_DATA)
     known = translate(memory, found.paging, found.roots, SHARED_DATA[bits_of(found.paging)])
-    known = known[known >= 0] if (known >= 0).any() else place[place >= 0]
-    if not len(known):
+    both = np.concatenate((known[known >= 0], place[place >= 0]))
+    if not len(both):
         return np.empty(0, np.intp)
-    frames, count = np.unique(known, return_counts=True)
+    frames, count = np.unique(both, return_counts=True)
     return np.flatnonzero(place == frames[np.argmax(count)])
 
 
@@ -316,10 +316,15 @@ def _unnamed(
 ) -> list[FoundProcess]:
     """Processes known by their tables only; `shadows` are second tables that no object names."""
     processes = []
+    numbers = list(shadows)
+    seconds = _user_halves(memory, found, found.others[numbers, 0]) if numbers else None
     for space in sorted(spaces):
         process = unnamed(int(found.roots[space, 0]), space)
-        fitting = (n for n in shadows if _share_user_half(memory, found, space, n))
-        processes.append(replace(process, shadow=next(fitting, None)))
+        if seconds is not None:
+            first = _user_halves(memory, found, found.roots[space, :1])
+            fitting = np.flatnonzero(_are_alike(first, seconds))
+            process = replace(process, shadow=numbers[fitting[0]] if len(fitting) else None)
+        processes.append(process)
     return processes
 
 
@@ -333,9 +338,21 @@ def _fit_together(memory: PhysicalMemory, found: TopLevels, one: "Object") -> bo
 def _share_user_half(memory: PhysicalMemory, found: TopLevels, space: int, shadow: int) -> bool:
     """Whether most user entries of a top-level table and a second table are equal."""
     frames = np.array([found.roots[space, 0], found.others[shadow, 0]])
-    half = found.paging.entries // 2
-    mask = np.uint64(ADDRESS | PRESENT)
-    first, second = found.paging.decode(memory.read_frames(frames))[:, :half] & mask
-    named = (first | second) & np.uint64(PRESENT) != 0
-    same = np.count_nonzero(first[named] == second[named])
-    return bool(same and 2 * same >= np.count_nonzero(named))
+    halves = _user_halves(memory, found, frames)
+    return bool(_are_alike(halves[:1], halves[1:])[0])
+
+
+def _user_halves(
+    memory: PhysicalMemory, found: TopLevels, frames: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """The user entries of top-level tables, without their flags, shape (n, entries)."""
+    entries = found.paging.decode(memory.read_frames(frames))
+    return entries[:, : found.paging.entries // 2] & np.uint64(ADDRESS | PRESENT)
+
+
+def _are_alike(first: NDArray[np.uint64], seconds: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of the second tables have most user entries of the first one; shapes as above."""
+    named = (first | seconds) & np.uint64(PRESENT) != 0
+    same = np.count_nonzero(named & (first == seconds), axis=1)
+    alike: NDArray[np.bool_] = (same > 0) & (2 * same >= np.count_nonzero(named, axis=1))
+    return alike

@@ -291,8 +291,8 @@ def _find_exited(contents: NDArray[np.uint8], created: int, ended: NDArray[np.bo
     told = np.count_nonzero(is_time & ended[:, None], axis=0)
     # If no process has ended, one in the midst of its exit tells; ExitTime follows CreateTime until
     # 8.1.
-    behind = created // 8 + 1
-    told[behind] = max(told[behind], np.count_nonzero(is_time[:, behind]))
+    behind = slice(created // 8 + 1, created // 8 + 2)  # empty behind the last word
+    told[behind] = np.maximum(told[behind], np.count_nonzero(is_time[:, behind], axis=0))
     right = np.flatnonzero((told > 0) & (2 * agrees >= len(contents)))
     right = right[right != created // 8]
     if not len(right):

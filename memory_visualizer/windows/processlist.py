@@ -182,7 +182,8 @@ class _Chain:
             if queue is inside and target not in main:
                 outside.append(end)
                 continue
-            added = (self._part_of[target] | self._part_of[entry]) - main
+            # The list consists of whole parts, so the target's part is in it, or outside.
+            added = set() if target in main else set(self._part_of[target])
             self._decide(end)
             main |= added
             inside.extend(self.open_ends(added))

@@ -193,6 +193,7 @@ def _region(
         is_private=is_private,
         name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else name,
         file=file.path if file else "",
+        file_object=file.object_address if file else 0,
         offset=offset if file else 0,
         is_deleted=bool(file and file.is_deleted),
         kind=KINDS[int(details.kind[row])],

@@ -294,11 +294,15 @@ class _Boot:
 
 
 def _last_boot(boots: list[_Boot]) -> TopLevels:
-    """The boot with the latest clock, of boots with enough tables; a remark on the others."""
+    """The boot with the latest clock, of boots with enough tables; a remark on the others.
+
+    If the clock of the largest boot is damaged, nothing tells the last one: the largest counts.
+    """
     largest = max(boots, key=lambda boot: len(boot.roots))
     enough = max(2, len(largest.roots) // _PART_OF_BOOT)
     many = [boot for boot in boots if len(boot.roots) >= enough and boot.page.clock]
-    last = max(many, key=lambda boot: boot.page.time, default=largest)
+    latest = max(many, key=lambda boot: boot.page.time, default=largest)
+    last = latest if largest.page.clock else largest
     remarks = [
         f"{len(boot.roots):,} top-level page tables are of another boot of {boot.page.system},"
         f" whose clock stood at {boot.page.clock:%Y-%m-%d %H:%M:%S} UTC; the pages that these"

@@ -388,7 +388,7 @@ def _without_overlaps(found: _Found) -> NDArray[np.bool_]:
     highest = _highest_before(tree, end)
     clash = np.append(False, same & (start[1:] <= highest[1:]))
     for one in np.unique(tree[clash]).tolist():
-        rows = np.flatnonzero(found.tree == one)
+        rows = np.sort(order[slice(*np.searchsorted(tree, [one, one + 1]))])
         starts, ends = np.sort(found.start[rows]), np.sort(found.end[rows])
         others = np.searchsorted(starts, found.end[rows], "right")
         others -= np.searchsorted(ends, found.start[rows], "left")

@@ -294,6 +294,17 @@ def _homeless(rng: np.random.Generator, words: Words, given: Sound) -> None:
     words[given.unused, _OWN] = _entries(given.unused, _KERNEL)
 
 
+def _second_tables(rng: np.random.Generator, words: Words, given: Sound) -> None:
+    """Half of the unused pages are such tables, the others second tables that fit none of them."""
+    tables, seconds = given.unused[::2], given.unused[1::2]
+    words[tables] = words[given.roots[1]]
+    words[seconds, 256:] = 0
+    words[seconds, :256] = words[given.roots[1], :256]
+    words[seconds, :4] = _entries(seconds, _USER)[:, None]
+    for some in (tables, seconds):
+        words[some, _OWN] = _entries(some, _KERNEL)
+
+
 def _homeless_objects(rng: np.random.Generator, words: Words, given: Sound) -> None:
     """Half of the unused pages are such tables, and the other half is full of their addresses."""
     _, pages = _as_kernel(words, given)
@@ -518,6 +529,7 @@ CRAFTED: dict[str, tuple[str, Spoiler]] = {
     "list": ("windows", _list),
     "fake processes": ("windows", _fakes),
     "tables of nobody": ("windows", _homeless),
+    "second tables of nobody": ("windows", _second_tables),
     "tables of nobody, named": ("windows", _homeless_objects),
     "pointers": ("pae", _pointers),
     "addresses of entries": ("windows", _witnesses),

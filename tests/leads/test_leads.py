@@ -21,7 +21,10 @@ from memory_visualizer.snapshot.pagemap import PageClass, PageState
 from tests.cli.running import run
 from tests.oddities import KINDS, Image, synthetic, victim
 from tests.synth import forge, profiles
+from tests.synth.filelayouts import read_layouts
+from tests.synth.kernel import IMAGE_TIME
 from tests.synth.linux import LinuxTruth, forge_linux
+from tests.synth.linuxfiles import LAYOUT_OF_ERA, RegionTruth
 from tests.synth.memory import PAGE_SIZE
 from tests.synth.truth import INJECTED_PAGES
 from tests.windows.dumps import Patch, dump_with_objects
@@ -108,6 +111,17 @@ def test_odd_and_ended_processes(
     own = set(pages_of_pid(image, process.pid))
     assert all(set(lead.frames.tolist()) >= own for lead in mine)
     assert {lead.kind for lead in leads} - kinds == {"unlinked process", "writable code"}
+
+
+def test_a_process_made_while_the_memory_was_saved(windows: Image, tmp_path: Path) -> None:
+    """On a running machine, the page with the clock is some minutes older than other pages."""
+    image = windows.copy()
+    process = victim(image, "svchost.exe")
+    image.set(process, "CreateTime", IMAGE_TIME + 10 * 60 * 10_000_000, 8)
+    snapshot = opened(image.pages, tmp_path)
+    [found] = [one for one in snapshot.processes if one.pid == process.pid]
+    assert found.created and snapshot.time and found.created > snapshot.time
+    assert not found.anomalies
 
 
 def pages_of_pid(image: Image, pid: int) -> list[int]:
@@ -237,6 +251,28 @@ def test_packed_code(windows: Image, tmp_path: Path, filling: str) -> None:
 # Linux
 
 
+@pytest.mark.parametrize("moment", ["starting", "ending", ""])
+def test_memory_between_two_programs(
+    linux: tuple[LinuxTruth, bytes], tmp_path: Path, moment: str
+) -> None:
+    """Memory that a process fills for its next program, or that is being freed, hides nobody."""
+    truth, contents = linux
+    memory = bytearray(contents)
+    other, owner = (next(one for one in truth.tasks if one.pid == pid) for pid in (107, 1))
+    place = other.address - truth.direct + truth.places["mm"]
+    (mm,) = struct.unpack_from("<Q", memory, place)
+    # No task has this memory as its own any more; offsets as in tests/synth/linux.py.
+    struct.pack_into("<QQ", memory, place, 0, 0)
+    owned = owner.address if moment == "starting" else 0
+    struct.pack_into("<QQ", memory, mm - truth.direct + 400, owned, moment != "ending")
+    (tmp_path / "dump").write_bytes(memory)
+    snapshot = memory_visualizer.open(tmp_path / "dump")
+    [nameless] = [one for one in snapshot.processes if not one.object_address]
+    assert nameless.dtb == other.dtb and nameless.phase == (moment or "running")
+    found = of_kind(snapshot, "page tables without a process")
+    assert len(found) == (not moment)
+
+
 def entry_of(pages: Bytes, dtb: int, virtual: int) -> int:
     """Physical address of the last entry on the way to a virtual address (SDM 4.5.4)."""
     memory, table = pages.reshape(-1), dtb
@@ -290,6 +326,62 @@ def test_altered_code(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
     assert lead.process and lead.process.pid == 107
     assert lead.frames.tolist() == [copy]
     assert lead.reason.startswith(f"1 code page of {library.file} in ")
+
+
+def with_another_file(
+    truth: LinuxTruth, pages: Bytes, region: RegionTruth, pid: int, room: int
+) -> None:
+    """Let a process's region be of another file with the same path, which was deleted.
+
+    `room` is an unused frame for the other file's objects.
+    """
+    assert truth.files
+    memory = pages.reshape(-1)
+    layout = read_layouts()[LAYOUT_OF_ERA["6.1"]]
+
+    def copied(address: int, number: int) -> int:
+        """Copy an object of at most a kilobyte; the result is the copy's address."""
+        place, to = address - truth.direct, room * PAGE_SIZE + number * 1024
+        memory[to : to + 1024] = memory[place : place + 1024]
+        return to + truth.direct
+
+    def put(address: int, value: int) -> None:
+        memory[address - truth.direct :][:8] = np.frombuffer(struct.pack("<Q", value), np.uint8)
+
+    area = truth.files.areas[pid, region.start] + layout["vm_area_struct"]["vm_file"]
+    place = area - truth.direct
+    file = copied(int.from_bytes(memory[place : place + 8].tobytes(), "little"), 0)
+    dentry = copied(truth.files.dentries[region.file], 1)
+    inode = copied(truth.files.inodes[region.file], 2)
+    put(area, file)
+    put(file + layout["file"]["f_path"] + layout["path"]["dentry"], dentry)
+    put(dentry + layout["dentry"]["d_inode"], inode)
+    put(dentry + layout["dentry"]["d_hash"] + 8, 0)
+    put(inode + layout["inode"]["i_mapping"], inode + layout["inode"]["i_data"])
+    put(inode + layout["inode"]["i_data"] + layout["address_space"]["host"], inode)
+
+
+def test_a_file_that_was_replaced(linux: tuple[LinuxTruth, bytes], tmp_path: Path) -> None:
+    """A process may have a library as it was before an update, under the same path."""
+    truth, contents = linux
+    assert truth.files
+    pages = np.frombuffer(contents, np.uint8).reshape(-1, PAGE_SIZE).copy()
+    process = next(one for one in truth.tasks if one.pid == 107)
+    library = next(one for one in truth.files.regions[107] if one.file and "x" in one.protection)
+    own = next(one for one in truth.files.regions[107] if one.name == "[heap]")
+    at = {virtual: frame for pid, virtual, frame in truth.owners if pid == 107}
+    copy = next(at[virtual] for virtual in sorted(at) if own.start <= virtual < own.end)
+    first = next(virtual for virtual in sorted(at) if library.start <= virtual < library.end)
+    pages[copy] = np.roll(pages[at[first]], 1)
+    pointed(pages, entry_of(pages, process.dtb, first), copy)
+    assert of_kind(opened(pages, tmp_path), "altered code")
+    unused = np.flatnonzero((truth.classes == "unused-data") & (truth.states == "free"))
+    with_another_file(truth, pages, library, 107, int(unused[0]))
+    snapshot = opened(pages, tmp_path)
+    found = next(one for one in snapshot.processes if one.pid == 107)
+    [told] = [one for one in snapshot.regions(found) or () if one.start == library.start]
+    assert (told.file, told.is_deleted) == (library.file, True)
+    assert not of_kind(snapshot, "altered code")
 
 
 def test_altered_code_on_windows(tmp_path: Path) -> None:

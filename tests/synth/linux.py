@@ -28,6 +28,7 @@ from tests.synth.memory import LOW_MEMORY_FRAMES, PAGE_SIZE, Frames, PhysicalMem
 MIB = 1 << 20
 _IMAGE_BASE = 0xFFFF_FFFF_8000_0000
 _IMAGE_FRAMES = 1024
+_USERS_OF_MEMORY = 408
 _FREED = 40
 """Frames at the end of the image that the kernel has freed after its start."""
 _PRESENT, _WRITE, _USER, _LARGE, _NONE, _NO_EXECUTE = 1, 2, 4, 1 << 7, 1 << 8, 1 << 63
@@ -692,6 +693,7 @@ class _Machine:
     def _new_mm(self, tables: _Tables) -> int:
         mm = self.object(cache="mm_struct")
         self.word(mm + self.pgd_offset, self.direct + tables.base)
+        self.word(mm + _USERS_OF_MEMORY, 1)
         self.spaces.append(mm)
         return mm
 
@@ -925,7 +927,7 @@ class _Machine:
             types = BtfWriter()
             number = types.number("long unsigned int", 8)
             types.noise(number)
-            of_memory = [("pgd", self.pgd_offset), ("owner", 400)]
+            of_memory = [("pgd", self.pgd_offset), ("owner", 400), ("mm_users", _USERS_OF_MEMORY)]
             of_memory += self.files.of_memory if self.files else []
             inner = types.structure("", of_memory, number, 1024)
             moved = era.page_size - 64
