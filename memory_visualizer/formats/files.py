@@ -44,6 +44,8 @@ more often would take time: pages that are read again are mapped again."""
 _PAGES_BETWEEN = 1 << 9
 """Pages after which the process is asked how much it has: an access to a page also maps its
 neighbours, up to 2 MiB."""
+_SHORT_HOLE = 8 * PAGE_SIZE
+"""Bytes of a hole that are read as zeros, since a block more takes longer."""
 _PAGE = np.dtype((np.void, PAGE_SIZE))
 """A page as bytes, which may begin anywhere: with a type of numbers numpy would copy the whole
 file."""
@@ -163,14 +165,25 @@ class PagesFile(ABC):
         position = offset
         while position < end:
             if not self._data_from <= position < self._data_to:
-                self._data_from, self._data_to = self._next_data(position)
+                self._data_from, self._data_to = self._joined_data(position)
             first = (max(self._data_from, position) - offset) // PAGE_SIZE
             last = -(-(min(self._data_to, end) - offset) // PAGE_SIZE)
             if first < count:
                 yield first, min(last, count) - first
             position = max(self._data_to, offset + last * PAGE_SIZE)
 
+    def _joined_data(self, position: int) -> tuple[int, int]:
+        """The next data from `position` on, read across short holes up to the size of a block."""
+        start, end = self._next_data(position)
+        while end < min(self._size, start + base.BLOCK_FRAMES * PAGE_SIZE):
+            following, following_end = self._next_data(end)
+            if following - end > _SHORT_HOLE:
+                break
+            end = following_end
+        return start, end
+
     def _next_data(self, position: int) -> tuple[int, int]:
+        """The start and the end of the next data from `position` on."""
         if not hasattr(os, "SEEK_DATA"):
             return position, self._size
         descriptor = self._file.fileno()

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memory_visualizer.errors import BadInputError, DamagedInputError
-from memory_visualizer.formats import base
+from memory_visualizer.formats import base, files
 from memory_visualizer.formats.raw import RawDump
 from memory_visualizer.units import PAGE_SIZE
 
@@ -38,10 +38,14 @@ def test_zero_frames_sees_a_single_byte_anywhere_in_a_page(path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
-    st.lists(st.sampled_from(["hole", "zeros", "data"]), min_size=1, max_size=40), st.integers(1, 9)
+    st.lists(st.sampled_from(["hole", "zeros", "data"]), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.integers(0, 3),
 )
-def test_zero_frames_of_sparse_files(path: Path, pages: list[str], chunk_pages: int) -> None:
-    """Holes count as zeros, wherever chunks begin and end."""
+def test_zero_frames_of_sparse_files(
+    path: Path, pages: list[str], chunk_pages: int, short_hole: int
+) -> None:
+    """Holes count as zeros, wherever chunks begin and end, and whether holes are read or not."""
     with path.open("wb") as file:
         file.truncate(len(pages) * PAGE_SIZE)
         for pfn, kind in enumerate(pages):
@@ -50,8 +54,36 @@ def test_zero_frames_of_sparse_files(path: Path, pages: list[str], chunk_pages: 
                 file.write(page_with(pfn) if kind == "data" else ZERO_PAGE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "BLOCK_FRAMES", chunk_pages)
+        patch.setattr(files, "_SHORT_HOLE", short_hole * PAGE_SIZE)
         zero = RawDump.open(path).zero_frames()
     assert zero.tolist() == [kind != "data" for kind in pages]
+
+
+@pytest.mark.parametrize(("hole", "blocks"), [(1, 1), (8, 1), (9, 5), (100, 5)])
+def test_short_holes_are_read(path: Path, hole: int, blocks: int) -> None:
+    """Data between short holes is one block, and long holes are in no block."""
+    with path.open("wb") as file:
+        for number in range(5):
+            file.seek(number * (1 + hole) * PAGE_SIZE)
+            file.write(page_with(number + 1))
+    if _pages_of_data(path) != 5:
+        pytest.skip("this file system does not tell the holes of files")
+    assert sum(1 for _ in RawDump.open(path).each_block(lambda frames, words: None)) == blocks
+
+
+def _pages_of_data(path: Path) -> int:
+    """The number of pages that are not in a hole of the file, as the file system tells it."""
+    if not hasattr(os, "SEEK_DATA"):
+        return 0
+    pages = 0
+    with path.open("rb", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        at = file.seek(0, os.SEEK_DATA)
+        while at < end:
+            hole = file.seek(at, os.SEEK_HOLE)
+            pages += (hole - at) // PAGE_SIZE
+            at = file.seek(hole, os.SEEK_DATA) if hole < end else end
+    return pages
 
 
 def test_zero_frames_where_the_file_system_cannot_tell_holes(
