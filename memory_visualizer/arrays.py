@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 _Number = TypeVar("_Number", bound=np.generic)
 
-_AT_ONCE = 1 << 20
-"""Frames; numpy makes 8 bytes of each small number that is counted or used as an index."""
+_AT_ONCE = 1 << 17
+"""Frames; numpy makes 8 bytes of each small number that is counted or used as an index. A megabyte
+stays in the processor's cache."""
 _FEW = 16
 
 
@@ -58,9 +59,34 @@ def union(first: NDArray[_Number], second: NDArray[_Number]) -> NDArray[_Number]
 
 def even_sample(values: NDArray[_Number], limit: int) -> NDArray[_Number]:
     """At most `limit` of the values, from all over them."""
-    if len(values) <= limit:
-        return values
-    return values[np.linspace(0, len(values) - 1, limit).astype(np.intp)]
+    return values if len(values) <= limit else values[_even_places(len(values), limit)]
+
+
+def _even_places(count: int, limit: int) -> NDArray[np.intp]:
+    """At most `limit` of the numbers below `count`, from all over them."""
+    if count <= limit:
+        return np.arange(count)
+    return np.linspace(0, count - 1, limit).astype(np.intp)
+
+
+def sampled(marks: NDArray[np.bool_], limit: int) -> NDArray[np.int64]:
+    """At most `limit` of the places that are marked, from all over them.
+
+    As ``even_sample(np.flatnonzero(marks), limit)``, which takes 8 bytes for each marked place.
+
+    >>> sampled(np.array([1, 1, 0, 1, 1, 1], bool), 3)
+    array([0, 3, 5])
+    """
+    starts = range(0, marks.size, _AT_ONCE)
+    counts = [int(np.count_nonzero(marks[start : start + _AT_ONCE])) for start in starts]
+    chosen = _even_places(sum(counts), limit)
+    before = np.cumsum([0, *counts])
+    parts = [np.empty(0, np.int64)]
+    for start, (first, end) in zip(starts, pairwise(before.tolist()), strict=True):
+        some = chosen[slice(*np.searchsorted(chosen, [first, end]))]
+        if len(some):
+            parts.append(np.flatnonzero(marks[start : start + _AT_ONCE])[some - first] + start)
+    return np.concatenate(parts)
 
 
 def look_up(table: NDArray[_Number], index: NDArray[np.unsignedinteger[Any]]) -> NDArray[_Number]:

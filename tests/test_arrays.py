@@ -1,18 +1,25 @@
 """Runs of frames, compared with sets of frames."""
 
+from itertools import pairwise
+from unittest.mock import patch
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from memory_visualizer import arrays
 from memory_visualizer.arrays import (
+    add_runs,
     are_among,
     chosen_rows,
     count_marked,
     count_marks,
     joined_runs,
+    mark_runs,
     places_of_text,
     runs_without,
+    sampled,
 )
 
 _FRAME, _COUNT = st.integers(0, 60), st.integers(1, 9)
@@ -46,6 +53,34 @@ def test_runs_without(some: list[tuple[int, int]], others: list[tuple[int, int]]
     left = runs_without(held, lost)
     assert _frames(left) == sorted({*_frames(held)} - {*_frames(lost)})
     assert _are_runs(left)
+
+
+@given(_any_runs)
+def test_runs_across_pieces(runs: list[tuple[int, int]]) -> None:
+    """Runs are counted and marked in pieces of a few frames, as one by one."""
+    rows = _array(runs)
+    expected = [sum(first <= frame < first + count for first, count in runs) for frame in range(70)]
+    counts, marks = np.zeros(70, np.uint32), np.zeros(70, bool)
+    with patch.object(arrays, "_AT_ONCE", 7):
+        add_runs(counts, rows[:, 0], rows.sum(axis=1))
+        mark_runs(marks, rows[:, 0], rows[:, 1])
+    assert counts.tolist() == expected
+    assert marks.tolist() == [count > 0 for count in expected]
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 20))
+def test_samples_of_marks(marks: list[bool], limit: int) -> None:
+    """Places are chosen in pieces of a few: from the first to the last, about as far apart."""
+    places = [place for place, mark in enumerate(marks) if mark]
+    with patch.object(arrays, "_AT_ONCE", 7):
+        found = sampled(np.array(marks, bool), limit).tolist()
+    assert len(found) == min(len(places), limit)
+    rows = [places.index(place) for place in found]
+    assert rows[:1] == [0][: len(places)]
+    if limit > 1:
+        assert found[-1:] == places[-1:]
+        steps = [after - before for before, after in pairwise(rows)]
+        assert not steps or max(steps) - min(steps) <= 1
 
 
 @given(_any_runs, st.lists(st.booleans(), min_size=70, max_size=70))

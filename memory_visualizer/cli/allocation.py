@@ -8,26 +8,36 @@ thread has ended.
 
 import ctypes
 import sys
+from contextlib import suppress
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
-_LARGE = 1 << 20
+_LARGE = 1 << 19
 _KEPT = 16 << 20
 """Bytes that stay with the program, so that small blocks are not requested each time."""
 
 
 def give_back_large_blocks() -> None:
-    """Return every freed block of a megabyte or more to the system (mallopt(3), glibc).
+    """Return every freed block of half a megabyte or more to the system (mallopt(3), glibc).
 
     All threads share one heap, so that blocks that a thread has freed serve other threads.
 
     Only the commands call this: a library must leave this choice to its program.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
-        libc.mallopt(_M_ARENA_MAX, 1)
-    except (OSError, AttributeError):
-        return  # another C library
+    _call("mallopt", _M_MMAP_THRESHOLD, _LARGE)
+    _call("mallopt", _M_TRIM_THRESHOLD, _KEPT)
+    _call("mallopt", _M_ARENA_MAX, 1)
+
+
+def give_back_small_blocks() -> None:
+    """Return the freed memory that the C library still keeps (malloc_trim(3), glibc).
+
+    For the end of a large task if another follows: it takes some milliseconds.
+    """
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *numbers: int) -> None:
+    """Call a function of Linux' C library; where there is none of this name, nothing happens."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            getattr(ctypes.CDLL(None), name)(*numbers)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from memory_visualizer.api import moment
+from memory_visualizer.cli.allocation import give_back_small_blocks
 from memory_visualizer.cli.changelines import (
     change_lines,
     dump_line,
@@ -189,7 +190,10 @@ def _read(
         found = moment(paths, lenient=options.lenient, progress=progress)
     for remark in found.remarks:
         say(program, f"{found.name}: {remark}")
-    return found if is_kept else found.packed()
+    kept = found if is_kept else found.packed()
+    del found
+    give_back_small_blocks()
+    return kept
 
 
 class _Comparison:

@@ -1,5 +1,6 @@
 """The kinds of changes of a page frame between two dumps."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memory_visualizer.arrays import look_up
-from memory_visualizer.difference.ownersets import OwnerSets
+from memory_visualizer.difference.ownersets import NOBODY, OwnerSets
 from memory_visualizer.snapshot.pagemap import PageClass
 
 if TYPE_CHECKING:
@@ -103,49 +104,47 @@ def codes_of(bits: NDArray[np.uint8], held: NDArray[np.bool_]) -> NDArray[np.uin
     return codes
 
 
-def held_of(columns: "FrameColumns") -> NDArray[np.bool_]:
-    """Which frames a dump holds, by their classes."""
-    held: NDArray[np.bool_] = (columns.classes != PageClass.ABSENT) & (
-        columns.classes != PageClass.LEFT_OUT
-    )
-    return held
-
-
 def changed_bits(
     before: "FrameColumns",
     after: "FrameColumns",
-    held: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     differs: NDArray[np.bool_],
     sums: tuple[NDArray[np.uint64], NDArray[np.uint64]],
     executable: int,
 ) -> NDArray[np.uint8]:
-    """The ChangeBits of each frame.
+    """The ChangeBits of some frames.
 
-    `held` tells for both dumps which frames they hold, `differs` which frames with data in both
-    have other data. `sums` has a number for each set of owners, equal in both dumps for equal
-    owners. `executable` is the bit of a right.
+    `differs` tells which frames with data in both dumps have other data. `sums` has a number for
+    each set of owners, equal in both dumps for equal owners. `executable` is the bit of a right.
     """
+    held = before.held, after.held
     both = held[0] & held[1]
+    classes, zero = (before.classes, after.classes), (before.zero, after.zero)
+    unused = _is_unused(classes[0]), _is_unused(classes[1])
     bits = np.zeros(len(differs), np.uint8)
 
     def mark(frames: NDArray[np.bool_], bit: int) -> None:
         bits[frames] |= np.uint8(bit)
 
     mark(differs, ChangeBit.CONTENTS)
-    mark(both & after.zero & ~before.zero, ChangeBit.CONTENTS | ChangeBit.ZEROED)
-    mark(both & before.zero & ~after.zero, ChangeBit.CONTENTS | ChangeBit.FILLED)
+    mark(both & zero[1] & ~zero[0], ChangeBit.CONTENTS | ChangeBit.ZEROED)
+    mark(both & zero[0] & ~zero[1], ChangeBit.CONTENTS | ChangeBit.FILLED)
     # The class of a page without owners follows its contents, whose change is told already.
-    unused = _is_unused(before.classes) & _is_unused(after.classes)
-    mark(both & (before.classes != after.classes) & ~unused, ChangeBit.CLASS)
-    there = (before.classes != PageClass.ABSENT) & (after.classes != PageClass.ABSENT)
+    mark(both & (classes[0] != classes[1]) & ~(unused[0] & unused[1]), ChangeBit.CLASS)
+    there = (classes[0] != PageClass.ABSENT) & (classes[1] != PageClass.ABSENT)
     other = there & (sums[0][before.owners] != sums[1][after.owners])
     mark(other, ChangeBit.OWNER)
-    used = both & ~_is_unused(before.classes) & ~_is_unused(after.classes)
+    used = there & _is_mapped(before) & _is_mapped(after)
     more = (before.access & executable == 0) & (after.access & executable != 0)
     mark(used & more & ~other, ChangeBit.EXECUTABLE)
     mark(held[0] & ~held[1], ChangeBit.ONLY_EARLIER)
     mark(held[1] & ~held[0], ChangeBit.ONLY_LATER)
     return bits
+
+
+def _is_mapped(columns: "FrameColumns") -> NDArray[np.bool_]:
+    """Which frames are in use; of frames that a dump leaves out, owners and rights tell."""
+    mapped: NDArray[np.bool_] = (columns.owners != NOBODY) | (columns.access != 0)
+    return np.where(columns.held, ~_is_unused(columns.classes), mapped)
 
 
 def _is_unused(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -169,19 +168,55 @@ class OwnerMoves:
 
 
 def owner_moves(
-    before: NDArray[np.uint32], after: NDArray[np.uint32], sets: tuple[OwnerSets, OwnerSets]
+    pieces: Iterable[tuple["FrameColumns", "FrameColumns"]], sets: tuple[OwnerSets, OwnerSets]
 ) -> OwnerMoves:
     """The moves of frames that changed their owners.
 
-    `before` and `after` are the numbers of the frames' sets.
+    `pieces` are what is known of these frames before and after, some frames at a time.
     """
-    pairs, counts = np.unique(before.astype(np.uint64) << np.uint64(32) | after, return_counts=True)
+    pairs, counts = _counted(
+        before.owners.astype(np.uint64) << np.uint64(32) | after.owners for before, after in pieces
+    )
     order = np.argsort(-counts, kind="stable")[:MAX_MOVES]
     told = [
         (sets[0].members(pair >> 32), sets[1].members(pair & 0xFFFF_FFFF), count)
         for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
     ]
-    return OwnerMoves(told, len(pairs) - len(told), len(before) - int(counts[order].sum()))
+    left_out = int(counts.sum()) - int(counts[order].sum())
+    return OwnerMoves(told, len(pairs) - len(told), left_out)
+
+
+def _counted(
+    pieces: Iterable[NDArray[np.uint64]],
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The distinct numbers of all pieces, ascending, and how often each comes.
+
+    The numbers of all frames together would take more memory than the columns that they are from.
+    """
+    parts: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
+    known = waiting = 0
+    for piece in pieces:
+        parts.append(np.unique(piece, return_counts=True))
+        waiting += len(parts[-1][0])
+        if waiting > max(known, _NUMBERS_AT_ONCE):  # so that few numbers are sorted again and again
+            parts = [_joined(parts)]
+            known, waiting = len(parts[0][0]), 0
+    return _joined(parts)
+
+
+_NUMBERS_AT_ONCE = 1 << 16
+
+
+def _joined(
+    parts: list[tuple[NDArray[np.uint64], NDArray[np.int64]]],
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The distinct numbers of all parts, and the sum of each one's counts."""
+    nothing = np.empty(0, np.uint64), np.empty(0, np.int64)
+    numbers, counts = (np.concatenate(each) for each in zip(nothing, *parts, strict=True))
+    distinct, row = np.unique(numbers, return_inverse=True)
+    total = np.zeros(len(distinct), np.int64)
+    np.add.at(total, row, counts)
+    return distinct, total
 
 
 MAX_MOVES = 1000

@@ -1,5 +1,6 @@
 """What changed between two dumps of one machine."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,6 @@ from memory_visualizer.difference.changes import (
     OwnerMoves,
     changed_bits,
     codes_of,
-    held_of,
     owner_moves,
 )
 from memory_visualizer.difference.contents import differing
@@ -34,6 +34,8 @@ from memory_visualizer.formats.base import Progress
 from memory_visualizer.paging import MAY_EXECUTE
 from memory_visualizer.printable import counted
 
+_FRAMES_AT_ONCE = 1 << 16
+"""So many frames are compared at a time: the work on them needs some bytes for each."""
 _UNKNOWN_KINSHIP = "nothing tells whether the two dumps are of one machine"
 
 
@@ -59,7 +61,8 @@ class Difference:
     kinship: Kinship
     """The evidence on whether both dumps are of one machine, without a restart in between."""
     leads: tuple[KnownLead, ...]
-    """The leads of the later dump, unless the earlier has one of the same kind and process."""
+    """The leads of the later dump, unless the earlier has one of the same kind and process; of
+    kinds that are about pages, the earlier one must have as many pages."""
     processes: tuple[ProcessChange, ...]
     """The processes of both dumps, gone ones last; by name if they are not of one machine."""
     bits: NDArray[np.uint8]
@@ -79,12 +82,14 @@ class Difference:
 
     def bit_counts(self) -> dict[ChangeBit, int]:
         """The number of frames with each bit."""
-        return {bit: int(np.count_nonzero(self.bits & bit)) for bit in ChangeBit}
+        counts = count_values(self.bits, 256)
+        kinds = np.arange(256)
+        return {bit: int(counts[kinds & bit != 0].sum()) for bit in ChangeBit}
 
     @cached_property
     def columns(self) -> tuple[FrameColumns, FrameColumns]:
         """What was known of each frame before and after, for the frames of both dumps."""
-        frames = max(len(one.columns.classes) for one in (self.before, self.after))
+        frames = max(len(one.columns) for one in (self.before, self.after))
         return self.before.columns.grown(frames), self.after.columns.grown(frames)
 
     def owner_moves(
@@ -99,11 +104,17 @@ class Difference:
 
     def _moves(self, bit: ChangeBit) -> OwnerMoves:
         if bit not in self._known_moves:
-            rows = self.bits & bit != 0
-            before, after = (columns.owners[rows] for columns in self.columns)
             sets = self.before.sets, self.after.sets
-            self._known_moves[bit] = owner_moves(before, after, sets)
+            self._known_moves[bit] = owner_moves(self._frames_with(bit), sets)
         return self._known_moves[bit]
+
+    def _frames_with(self, bit: ChangeBit) -> Iterator[tuple[FrameColumns, FrameColumns]]:
+        """What was known before and after of the frames with a bit, some frames at a time."""
+        before, after = self.columns
+        for some in _pieces(len(self.bits)):
+            rows = np.flatnonzero(self.bits[some] & np.uint8(bit))
+            if len(rows):
+                yield before.take(some).take(rows), after.take(some).take(rows)
 
     @cached_property
     def _known_moves(self) -> dict[ChangeBit, OwnerMoves]:
@@ -176,8 +187,22 @@ def _new_leads(
     before: Moment, after: Moment, pairs: Sequence[tuple[int, int]]
 ) -> tuple[KnownLead, ...]:
     later: dict[int | None, int | None] = {None: None, **dict(pairs)}
-    known = {(lead.kind, later.get(lead.process, -1)) for lead in before.leads}
-    return tuple(lead for lead in after.leads if (lead.kind, lead.process) not in known)
+    known: Counter[tuple[str, int | None]] = Counter()
+    told = known.copy()
+    for lead in before.leads:
+        known[lead.kind, later.get(lead.process, -1)] += lead.pages
+    for lead in after.leads:
+        told[lead.kind, lead.process] += lead.pages
+    grown = {key for key in told if key[0] in _ABOUT_PAGES and told[key] > known[key]}
+    return tuple(
+        lead
+        for lead in after.leads
+        if (key := (lead.kind, lead.process)) not in known or key in grown
+    )
+
+
+_ABOUT_PAGES = ("packed code", "writable code", "records disagree")
+"""Leads about single pages: more of them are news, even if there were some before."""
 
 
 def _named(pairs: Sequence[tuple[int, int]], before: Moment) -> list[tuple[int, int]]:
@@ -188,14 +213,27 @@ def _with_frames(
     found: Difference, pairs: Sequence[tuple[int, int]], progress: Progress | None
 ) -> Difference:
     """The same with each frame compared."""
-    before, after = found.columns
-    held = held_of(before), held_of(after)
-    wanted = held[0] & held[1] & ~before.zero & ~after.zero
+    columns = found.columns
+    count = len(columns[0])
+    wanted = np.zeros(count, np.bool_)
+    for some in _pieces(count):
+        before, after = (each.take(some) for each in columns)
+        wanted[some] = before.held & ~before.zero & after.held & ~after.zero
     differs = differing(found.before.dump, found.after.dump, wanted, progress)
     values = _identities(len(found.before.processes), len(found.after.processes), pairs)
     sums = found.before.sets.sums(values[0]), found.after.sets.sums(values[1])
-    bits = changed_bits(before, after, held, differs, sums, MAY_EXECUTE)
-    return replace(found, bits=bits, codes=codes_of(bits, held[0] | held[1]))
+    bits, codes = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+    for some in _pieces(count):
+        before, after = (each.take(some) for each in columns)
+        bits[some] = changed_bits(before, after, differs[some], sums, MAY_EXECUTE)
+        codes[some] = codes_of(bits[some], before.held | after.held)
+    return replace(found, bits=bits, codes=codes)
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    """So many frames, some at a time."""
+    for start in range(0, count, _FRAMES_AT_ONCE):
+        yield slice(start, min(start + _FRAMES_AT_ONCE, count))
 
 
 def _identities(
@@ -213,7 +251,8 @@ def _identities(
 def in_order(moments: Sequence[Moment]) -> tuple[list[Moment], list[str]]:
     """The dumps by the clock of their systems, and sentences on what the clocks do not tell.
 
-    A dump without a clock keeps its place, and dumps with the same time keep their order.
+    A dump without a clock keeps its place, and dumps with the same time keep their order: a remark
+    names them.
     """
     timed = [number for number, one in enumerate(moments) if one.time]
     by_clock = sorted(timed, key=lambda number: (moments[number].time, number))
@@ -224,6 +263,11 @@ def in_order(moments: Sequence[Moment]) -> tuple[list[Moment], list[str]]:
     if len(timed) < len(moments):
         names = ", ".join(one.name for one in moments if not one.time)
         remarks.append(f"in the order that was given, since they do not tell their time: {names}")
+    times = Counter(one.time for one in moments if one.time)
+    if same := [one.name for one in moments if one.time and times[one.time] > 1]:
+        remarks.append(
+            f"in the order that was given, since their clocks tell the same time: {', '.join(same)}"
+        )
     if order != sorted(order):
         names = ", ".join(moments[number].name for number in order)
         remarks.append(f"the dumps are compared in the order of their clocks: {names}")

@@ -3,6 +3,7 @@
 Only then do page frames, addresses and pids mean the same in both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -61,7 +62,7 @@ def kinship(before: Moment, after: Moment, pairs: int) -> Kinship:
         _alike("system", 2, *(str(one.system) if one.system else None for one in (before, after))),
         _alike("paging", 1, *(one.paging.name if one.paging else None for one in (before, after))),
         _alike("page table of the kernel", 2, _hex(before.kernel_dtb), _hex(after.kernel_dtb)),
-        _alike("object of the first process", 2, _first(before), _first(after)),
+        _alike("object of the first process", 2, *_first(before, after)),
         _same_start(before.booted, after.booted),
     ]
     if fewer:
@@ -88,11 +89,20 @@ def _with_objects(moment: Moment) -> int:
     return sum(bool(process.object_address) for process in moment.processes)
 
 
-def _first(moment: Moment) -> str | None:
-    """The address of the object of the process with the lowest pid, which starts the others."""
-    known = [one for one in moment.processes if one.object_address and one.pid >= 0]
-    first: Process | None = min(known, key=lambda one: one.pid, default=None)
-    return _hex(first.object_address) if first else None
+def _first(before: Moment, after: Moment) -> tuple[str, str] | tuple[None, None]:
+    """The addresses of the objects of the process with the lowest pid, which starts the others.
+
+    The lowest pid that both dumps have: the object of a lower one may be lost in one of them.
+    """
+    old, new = _objects(before.processes), _objects(after.processes)
+    pid = min(old.keys() & new.keys(), default=None)
+    return (None, None) if pid is None else (f"{old[pid]:#x}", f"{new[pid]:#x}")
+
+
+def _objects(processes: Sequence[Process]) -> dict[int, int]:
+    """The address of the object of each pid; of a pid that several have, that of the first."""
+    known = [one for one in processes if one.object_address and one.pid >= 0]
+    return {one.pid: one.object_address for one in reversed(known)}
 
 
 def _hex(address: int | None) -> str | None:

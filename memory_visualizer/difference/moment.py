@@ -41,29 +41,74 @@ _LEVEL = 1
 """zlib's level for the columns of dumps that wait for their turn."""
 
 
+_CLASS, _ZERO, _ACCESS = 0b111, 1 << 3, 4
+"""The bits of the class in FrameColumns.facts, the bit of a page of zeros, the place of the rights.
+"""
+
+
 @dataclass(frozen=True, eq=False)
 class FrameColumns:
-    """What is known of each frame, by PFN: 7 bytes for each."""
+    """What is known of each frame, by PFN: 3 bytes for each, 5 if there are many sets of owners."""
 
-    classes: NDArray[np.uint8]
-    """PageClass."""
-    zero: NDArray[np.bool_]
-    """Whether it is all zeros."""
-    access: NDArray[np.uint8]
-    """As Snapshot.access."""
-    owners: NDArray[np.uint32]
+    facts: NDArray[np.uint8]
+    """Class, zeros and rights together: 3 bits for the PageClass, a bit that is set if the frame is
+    all zeros, and 4 bits as in Snapshot.access."""
+    owners: NDArray[np.unsignedinteger[Any]]
     """Number of its set of owners in OwnerSets."""
+
+    @classmethod
+    def of(
+        cls,
+        classes: NDArray[np.uint8],
+        zero: NDArray[np.bool_],
+        access: NDArray[np.uint8],
+        owners: NDArray[np.unsignedinteger[Any]],
+    ) -> Self:
+        """Columns of the same length; `classes`, `zero` and `access` are as in Snapshot."""
+        facts = access << np.uint8(_ACCESS)
+        facts |= classes
+        facts |= zero.view(np.uint8) * np.uint8(_ZERO)
+        return cls(facts, owners)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @property
+    def classes(self) -> NDArray[np.uint8]:
+        """The PageClass of each frame."""
+        return self.facts & np.uint8(_CLASS)
+
+    @property
+    def zero(self) -> NDArray[np.bool_]:
+        """Whether a frame is all zeros."""
+        zero: NDArray[np.bool_] = self.facts & np.uint8(_ZERO) != 0
+        return zero
+
+    @property
+    def access(self) -> NDArray[np.uint8]:
+        """As Snapshot.access."""
+        return self.facts >> np.uint8(_ACCESS)
+
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """Which frames the dump holds."""
+        classes = self.classes
+        held: NDArray[np.bool_] = classes != PageClass.ABSENT
+        held &= classes != PageClass.LEFT_OUT
+        return held
+
+    def take(self, rows: slice | NDArray[np.intp]) -> "FrameColumns":
+        """What is known of some frames."""
+        return FrameColumns(self.facts[rows], self.owners[rows])
 
     def grown(self, count: int) -> "FrameColumns":
         """The same for `count` frames; the added frames are absent."""
-        more = count - len(self.classes)
+        more = count - len(self)
         if not more:
             return self
+        absent = PageClass.ABSENT | _ZERO
         return FrameColumns(
-            np.pad(self.classes, (0, more), constant_values=PageClass.ABSENT),
-            np.pad(self.zero, (0, more), constant_values=True),
-            np.pad(self.access, (0, more)),
-            np.pad(self.owners, (0, more)),
+            np.pad(self.facts, (0, more), constant_values=absent), np.pad(self.owners, (0, more))
         )
 
 
@@ -91,7 +136,7 @@ class Moment:
     """Frames of each class."""
     remarks: tuple[str, ...]
     """Of the dump and of its snapshot."""
-    _columns: FrameColumns | tuple[bytes, ...]
+    _columns: FrameColumns | tuple[bytes, bytes, np.dtype[Any]]
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Self:
@@ -100,8 +145,8 @@ class Moment:
         files = _files_of(snapshot)
         told = snapshot.inventory.remarks if snapshot.inventory else ()
         leads = _leads_of(snapshot)
-        pages = snapshot.pages_of_processes()
         snapshot = replace(snapshot, frame_records=None, inventory=None)
+        pages = snapshot.pages_of_processes()
         owners, sets = owner_sets(
             snapshot.owners_by_frame(), len(snapshot.processes), snapshot.classes.size
         )
@@ -120,7 +165,7 @@ class Moment:
             leads=leads,
             counts=snapshot.counts(),
             remarks=(*snapshot.dump.remarks, *snapshot.remarks, *told),
-            _columns=FrameColumns(snapshot.classes, snapshot.zero, snapshot.access, owners),
+            _columns=FrameColumns.of(snapshot.classes, snapshot.zero, snapshot.access, owners),
         )
 
     @property
@@ -133,20 +178,19 @@ class Moment:
         """The columns of its frames."""
         if isinstance(self._columns, FrameColumns):
             return self._columns
-        kinds = (np.uint8, np.bool_, np.uint8, np.uint32)
-        parts: list[NDArray[Any]] = [
-            np.frombuffer(zlib.decompress(part), kind)
-            for part, kind in zip(self._columns, kinds, strict=True)
-        ]
-        return FrameColumns(*parts)
+        facts, owners, kind = self._columns
+        return FrameColumns(
+            np.frombuffer(zlib.decompress(facts), np.uint8),
+            np.frombuffer(zlib.decompress(owners), kind),
+        )
 
     def packed(self) -> Self:
         """The same in less memory: `columns` then takes some time."""
         told = self.columns
-        parts: list[NDArray[Any]] = [told.classes, told.zero, told.access, told.owners]
-        return replace(
-            self, _columns=tuple(zlib.compress(part.data.cast("B"), _LEVEL) for part in parts)
+        facts, owners = (
+            zlib.compress(part.data.cast("B"), _LEVEL) for part in (told.facts, told.owners)
         )
+        return replace(self, _columns=(facts, owners, told.owners.dtype))
 
     def unpacked(self) -> Self:
         """The same with columns that are at hand."""

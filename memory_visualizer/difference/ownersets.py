@@ -1,9 +1,13 @@
-"""The owners of each frame, as the number of a set of processes: four bytes for each frame."""
+"""The owners of each frame, as the number of a set of processes: two bytes for each frame.
 
-import secrets
+Dumps with more than 65,535 sets need four.
+"""
+
+import os
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +46,14 @@ class OwnerSets:
 
 def owner_sets(
     pieces: Iterable[tuple[range, Owners]], processes: int, frame_count: int
-) -> tuple[NDArray[np.uint32], OwnerSets]:
+) -> tuple[NDArray[np.unsignedinteger[Any]], OwnerSets]:
     """The number of each frame's set, by PFN, and the sets; `pieces` come from owners_by_frame.
 
     Sets are told apart by the sums of random numbers, one for each process (Zobrist, "A New Hashing
     Method", 1970). The numbers are secret, so that no dump can be made to confuse them.
     """
     values = random_values(processes)
-    of_frame = np.zeros(frame_count, np.uint32)
+    of_frame: NDArray[np.unsignedinteger[Any]] = np.zeros(frame_count, np.uint16)
     start, member = array("q", [0, 0]), array("i")
     known: dict[int, int] = {}
     for _, owners in pieces:
@@ -67,11 +71,12 @@ def owner_sets(
                 first = int(example[row])
                 member.extend(owners.process[edges[first] : edges[first + 1]].tolist())
                 start.append(len(member))
+        if len(start) - 2 > np.iinfo(of_frame.dtype).max:
+            of_frame = of_frame.astype(np.uint32)
         of_frame[owners.frame[firsts]] = numbers[which]
     return of_frame, OwnerSets(np.array(start, np.int64), np.array(member, np.int32))
 
 
 def random_values(count: int) -> NDArray[np.uint64]:
     """So many numbers that nobody can foresee."""
-    random = np.random.default_rng(secrets.randbits(128))
-    return random.integers(0, 1 << 64, count, np.uint64)
+    return np.frombuffer(os.urandom(8 * count), np.uint64).copy()

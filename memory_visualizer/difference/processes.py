@@ -8,13 +8,13 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.process import NAMELESS, Process
 
 _WEIGHTS = {"pid": 2, "created": 2, "object_address": 2, "dtb": 1, "name": 1}
 """The properties that identify a process in both dumps. Any of them may be damaged, and any two of
 the others may agree by chance: pids and the memory of objects are reused. Page tables and name
 change when a process of Linux executes another program."""
-_UNKNOWN = {"pid": -1, "ppid": -1, "object_address": 0, "dtb": 0, "created": None}
+_UNKNOWN = {"pid": -1, "object_address": 0, "dtb": 0, "created": None, "name": NAMELESS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,9 @@ class ProcessChange:
 
     @property
     def process(self) -> Process:
-        """The process in the later dump, or else in the earlier dump."""
-        process = self.after or self.before
+        """The process in the later dump; or in the earlier dump, if that alone has its object."""
+        is_lost = self.after is not None and self.after.name == NAMELESS
+        process = self.before if self.before and is_lost else self.after or self.before
         assert process is not None
         return process
 
@@ -54,16 +55,21 @@ class ProcessChange:
     @property
     def old_name(self) -> str | None:
         """Its earlier name, if it has been renamed."""
-        if not self.before or not self.after or self.before.name == self.after.name:
+        if not self.before or not self.after:
             return None
-        return self.before.name
+        names = self.before.name, self.after.name
+        return None if names[0] == names[1] or NAMELESS in names else names[0]
 
     @property
     def was_unlinked(self) -> bool:
-        """Whether it was taken out of the list of processes and is still alive."""
+        """Whether it was taken out of the list of processes and is still alive.
+
+        That is unknown if only its page tables were found in the later dump.
+        """
         return bool(
             self.before
             and self.after
+            and self.after.object_address
             and self.before.is_listed
             and not self.after.is_listed
             and _is_alive(self.after)

@@ -134,7 +134,8 @@ SCHEMA: dict[str, Any] = {
                                     "pages": _field("integer", "page frames"),
                                 }
                             ),
-                            "leads of a kind that the process did not have before",
+                            "leads of a kind that the process did not have before, or of more"
+                            " pages than before",
                         ),
                         "files": _array(
                             _object(

@@ -20,6 +20,8 @@ from memory_visualizer.units import PAGE_SIZE
 CHANGE_FORMATS = TABLE_FORMATS
 
 _ROWS_AT_ONCE = 1 << 16
+_LINES_AT_ONCE = 1 << 14
+"""A line as Python's objects takes half a kilobyte."""
 _LEVEL = 2
 """zlib's level for arrays."""
 
@@ -66,7 +68,7 @@ class _CsvTable:
 
     def add(self, found: Difference) -> None:
         self._step += 1
-        for columns in _pieces(found, self._step):
+        for columns in _pieces(found, self._step, _LINES_AT_ONCE):
             rows = zip(*(column.tolist() for column in columns.values()), strict=True)
             text = "".join([",".join(map(str, row)) + "\n" for row in rows])
             self._file.write(text.encode("ascii"))
@@ -92,7 +94,7 @@ class _ParquetTable:
         import pyarrow as pa
 
         self._step += 1
-        for columns in _pieces(found, self._step):
+        for columns in _pieces(found, self._step, _ROWS_AT_ONCE):
             arrays = [
                 pa.array(column.tolist(), kind)
                 for column, kind in zip(columns.values(), self._schema.types, strict=True)
@@ -133,25 +135,26 @@ _RIGHTS = np.array(["r--", "rw-", "r-x", "rwx", ""], object)
 """By the right to write, and the right to execute; the last is for frames without an owner."""
 
 
-def _pieces(found: Difference, step: int) -> Iterator[_Columns]:
-    """The rows of a step, some at a time, as columns of CHANGE_TITLES."""
-    before, after = found.columns
+def _pieces(found: Difference, step: int, at_once: int) -> Iterator[_Columns]:
+    """The rows of a step, so many at a time, as columns of CHANGE_TITLES."""
+    columns = found.columns
     pids = _pid_texts(found.before), _pid_texts(found.after)
     changed = np.flatnonzero(found.bits)
-    for at in range(0, len(changed), _ROWS_AT_ONCE):
-        rows = changed[at : at + _ROWS_AT_ONCE]
+    for at in range(0, len(changed), at_once):
+        rows = changed[at : at + at_once]
+        before, after = (each.take(rows) for each in columns)
         values = (
             np.full(len(rows), step),
             rows,
             np.array([hex(frame * PAGE_SIZE) for frame in rows.tolist()], object),
             _CHANGES[found.codes[rows]],
             _contents(found.bits[rows]),
-            _CLASSES[before.classes[rows]],
-            _CLASSES[after.classes[rows]],
-            pids[0][before.owners[rows]],
-            pids[1][after.owners[rows]],
-            _rights(before, rows),
-            _rights(after, rows),
+            _CLASSES[before.classes],
+            _CLASSES[after.classes],
+            pids[0][before.owners],
+            pids[1][after.owners],
+            _rights(before),
+            _rights(after),
         )
         yield dict(zip(CHANGE_TITLES, values, strict=True))
 
@@ -165,10 +168,10 @@ def _contents(bits: NDArray[np.uint8]) -> NDArray[Any]:
     return told
 
 
-def _rights(columns: FrameColumns, rows: NDArray[np.intp]) -> NDArray[Any]:
-    access = columns.access[rows]
+def _rights(columns: FrameColumns) -> NDArray[Any]:
+    access = columns.access
     number = (access & MAY_WRITE != 0) + 2 * (access & MAY_EXECUTE != 0)
-    told: NDArray[Any] = _RIGHTS[np.where(columns.owners[rows] | access, number, 4)]
+    told: NDArray[Any] = _RIGHTS[np.where(columns.owners | access, number, 4)]
     return told
 
 

@@ -205,7 +205,9 @@ def _record_columns(snapshot: Snapshot, pids: NDArray[np.int64]) -> "dict[str, A
     return columns
 
 
-def _pids_of(owners: NDArray[np.int32], pids: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _pids_of(
+    owners: NDArray[np.signedinteger[Any]], pids: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
     """The pids of former owners, in pieces; -1 where there is none."""
     for at in range(0, owners.size, _AT_ONCE):
         some = owners[at : at + _AT_ONCE]

@@ -14,7 +14,8 @@ from memory_visualizer.paging.memory import PhysicalMemory, is_held
 from memory_visualizer.units import PAGE_SIZE
 
 _KEPT_PAGES = 1 << 12  # 16 MiB
-_PIECES_AT_ONCE = 1 << 10
+_PIECES_AT_ONCE = 1 << 9
+"""Pieces of memory, each of which may be in a page of its own."""
 
 
 class VirtualMemory(ABC):
@@ -125,12 +126,13 @@ class VirtualMemory(ABC):
         begin = (addresses % np.uint64(PAGE_SIZE)).astype(np.int64)
         count = (int(begin.max()) + size - 1) // PAGE_SIZE + 1
         page = (addresses // np.uint64(PAGE_SIZE))[:, None] + np.arange(count, dtype=np.uint64)
+        needed = np.arange(count) * PAGE_SIZE < (begin + size)[:, None]
+        page = np.where(needed, page, page[:, :1])  # most pieces lie in a single page
         pages, row = np.unique(page.ravel(), return_inverse=True)
         frames = self.frames((pages * np.uint64(PAGE_SIZE)).astype(np.uint64))
         held = is_held(self.memory, frames)
         row = row.reshape(page.shape)
-        needed = np.arange(count) * PAGE_SIZE < (begin + size)[:, None]
-        known: NDArray[np.bool_] = np.logical_and.reduce(held[row] | ~needed, axis=1)
+        known: NDArray[np.bool_] = np.logical_and.reduce(held[row], axis=1)
         words = self.memory.read_frames(np.where(held, frames, self.frame_count))
         # Objects stand at multiples of a word; reading whole words is much faster.
         unit = 8 if size % 8 == 0 and not (begin % 8).any() else 1

@@ -7,7 +7,7 @@ Windows keeps them in the page frame database (`MmPfnDatabase`), Linux in its ar
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +160,7 @@ class FrameRecords:
     kind: StateKind = PageState
     uses: NDArray[np.uint8] | None = None
     """PageUse."""
-    last_owners: NDArray[np.int32] | None = None
+    last_owners: NDArray[np.signedinteger[Any]] | None = None
     """Index in Snapshot.processes of the process that had a standby or modified page of its own;
     NOBODY for all other frames."""
     priorities: NDArray[np.uint8] | None = None
@@ -178,9 +178,10 @@ class FrameRecords:
         if self.last_owners is None:
             return self
         # One more entry, for NOBODY.
-        table = np.full(max(self.last_owners.max(initial=NOBODY), *processes, 0) + 2, NOBODY)
+        largest = max(int(self.last_owners.max(initial=NOBODY)), *processes, 0)
+        table = np.full(largest + 2, NOBODY)
         table[list(processes)] = list(processes)
-        return replace(self, last_owners=table.astype(np.int32)[self.last_owners])
+        return replace(self, last_owners=table.astype(self.last_owners.dtype)[self.last_owners])
 
 
 _USES_ON_LINUX = {

@@ -115,12 +115,16 @@ class FoundProcess(Process):
         return Process(**values)
 
 
+NAMELESS = "(unknown)"
+"""The name of a process of which only its page tables are known."""
+
+
 def unnamed(frame: int, space: int) -> FoundProcess:
     """A process known by its page tables only; `frame` is its top-level table."""
     return FoundProcess(
         pid=-1,
         ppid=-1,
-        name="(unknown)",
+        name=NAMELESS,
         dtb=frame * PAGE_SIZE,
         object_address=0,
         created=None,

@@ -199,7 +199,9 @@ def _record_columns(snapshot: Snapshot) -> dict[str, AnyColumn]:
     }
 
 
-def _from_one(numbers: NDArray[np.int32], highest: int) -> NDArray[np.unsignedinteger[Any]]:
+def _from_one(
+    numbers: NDArray[np.signedinteger[Any]], highest: int
+) -> NDArray[np.unsignedinteger[Any]]:
     """The numbers plus one, up to `highest`, in as few bytes as possible."""
     found = numbers.astype(np.min_scalar_type(highest))  # -1 becomes the largest number
     found += found.dtype.type(1)

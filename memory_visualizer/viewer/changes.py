@@ -28,7 +28,7 @@ from memory_visualizer.picture.changes import CHANGE_PALETTES, DARK_CHANGES
 from memory_visualizer.picture.palette import DARK, FOLD, PALETTES, Colour, Palette, hex_colour
 from memory_visualizer.printable import binary_size, counted, printable
 from memory_visualizer.snapshot.pagemap import PageClass
-from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.process import NAMELESS, Process
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.viewer.data import Column, pack
 from memory_visualizer.viewer.htmlfile import MAP_SCRIPTS, file_of
@@ -105,8 +105,7 @@ class ChangePage:
     def _add_dump(self, number: int, columns: FrameColumns, sets: NDArray[np.uint32]) -> None:
         """Pack the columns of a dump; `sets` has the page's number for each set of owners."""
         grown = columns.grown(self._frames)
-        facts = grown.classes | grown.zero.view(np.uint8) << 3 | grown.access << 4
-        page = facts.astype(np.uint8, copy=False)
+        page = grown.facts
         owners = sets[grown.owners]
         before = self._before or (np.uint8(0), np.uint32(0))
         self._columns[f"page_{number}"] = pack(page ^ before[0])
@@ -128,7 +127,7 @@ class ChangePage:
                 else int(self._owners.now[gone[id(one.before)]]),
             )
             for one in found.processes
-            if one.change != "same" or one.old_name is not None or one.was_unlinked
+            if one.change != "same" or _other_words(one)
         ]
         files = sorted(found.files or (), key=lambda one: -abs(one.pages_after - one.pages_before))
         return {
@@ -146,13 +145,10 @@ class ChangePage:
         }
 
     def _process(self, one: ProcessChange, owner: int) -> list[Any]:
-        words = [
-            *(["renamed"] if one.old_name else []),
-            *(["unlinked"] if one.was_unlinked else []),
-        ]
+        words = _other_words(one)
         change = one.change if one.change != "same" else words.pop(0)
         more = [f"was {printable(one.old_name)}"] if one.old_name else []
-        more += [word for word in words if word != "renamed"]
+        more += [word for word in words if word not in ("renamed", "odd")]
         more += [printable(word) for word in one.new_anomalies]
         return [owner, change, one.pages_before, one.pages_after, "; ".join(more)]
 
@@ -244,8 +240,9 @@ class _Owners:
         """Numbers for processes; `pairs` leads from some to their index in the dump before."""
         numbers = np.full(len(processes), -1, np.int64)
         for new, old in pairs.items():
-            numbers[new] = self.now[old]
-            self._processes[int(numbers[new])] = processes[new]  # it may have another name
+            numbers[new] = number = int(self.now[old])
+            if processes[new].name != NAMELESS:
+                self._processes[number] = processes[new]  # it may have another name
         unknown = np.flatnonzero(numbers < 0)
         numbers[unknown] = self.newcomers([processes[row] for row in unknown.tolist()])
         return numbers
@@ -277,6 +274,16 @@ class _Owners:
             "set_size": pack(np.concatenate(self._sizes)),
             "members": pack(np.concatenate([np.empty(0, np.int64), *self._members])),
         }
+
+
+def _other_words(one: ProcessChange) -> list[str]:
+    """What happened to a process beside its change, in the words of the page's list."""
+    words = {
+        "renamed": one.old_name is not None,
+        "unlinked": one.was_unlinked,
+        "odd": bool(one.new_anomalies),
+    }
+    return [word for word, happened in words.items() if happened]
 
 
 def _pairs(found: Difference) -> dict[int, int]:

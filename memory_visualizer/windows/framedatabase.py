@@ -29,7 +29,7 @@ _ALL = slice(None)
 _SAMPLE = 1 << 12
 """An even sample of the kernel's frames, which is searched for witnesses. The database takes about
 a hundredth of memory, so dozens of these frames belong to it."""
-_FRAMES_AT_ONCE = 512
+_FRAMES_AT_ONCE = 256
 _STRIDES = range(16, 132, 4)
 """Possible sizes of a record in bytes; the known sizes are 24, 28 and 48."""
 _FEWEST_WITNESSES = 8
@@ -41,7 +41,7 @@ SAMPLED_WITNESSES = 1 << 10
 """An even sample of witnesses, which vote on the other members of a record."""
 SAMPLED_RECORDS = 1 << 12
 """An even sample of records that are compared with the entries that they name."""
-_RECORDS_AT_ONCE = 1 << 15
+_RECORDS_AT_ONCE = 1 << 14
 """A multiple of 4096: so many records are a whole number of pages."""
 ACTIVE = 6
 """PageLocation of a frame in use (MMLISTS: ActiveAndValid)."""

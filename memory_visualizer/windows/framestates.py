@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import are_among, even_sample, look_up, mark_runs
+from memory_visualizer.arrays import are_among, look_up, mark_runs, sampled
 from memory_visualizer.paging import SHARED, WINDOWS_ON_ARM64, Mappings, is_held
 from memory_visualizer.snapshot.framerecords import (
     NO_PRIORITY,
@@ -94,11 +94,10 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
     self_map, kernel = inventory.self_map, inventory.kernel
     if self_map is None:
         return ()
-    # Samples at once: the numbers of all these frames would take 8 bytes for each frame.
-    unused = _sample((snapshot.mapping_count == 0) & snapshot.dump.held, SAMPLED_WITNESSES)
+    unused = sampled((snapshot.mapping_count == 0) & snapshot.dump.held, SAMPLED_WITNESSES)
     mapped = np.zeros(snapshot.dump.frame_count, bool)
     mapped[snapshot.mappings.pfn[snapshot.mappings.count == 1]] = True
-    single = _sample(mapped, SAMPLED_RECORDS)
+    single = sampled(mapped, SAMPLED_RECORDS)
     del mapped
     doubted: list[tuple[float, int]] = []
     for database in find_databases(snapshot.dump, kernel, self_map, snapshot.zero, unused):
@@ -116,11 +115,6 @@ def read_records(tops: NDArray[np.int64], snapshot: Snapshot) -> FrameRecords | 
     )
 
 
-def _sample(chosen: NDArray[np.bool_], limit: int) -> NDArray[np.int64]:
-    """At most `limit` of the chosen frames, from all over them."""
-    return even_sample(np.flatnonzero(chosen), limit)
-
-
 @dataclass(eq=False)
 class _Columns:
     """Facts on all frames, in columns by PFN."""
@@ -128,17 +122,33 @@ class _Columns:
     states: NDArray[np.uint8]
     uses: NDArray[np.uint8]
     priorities: NDArray[np.uint8]
-    tables: NDArray[np.uint32]
-    """The frame of the table with a frame's entry; larger than any frame if unknown."""
+
+    def give(self, use: PageUse, marks: NDArray[np.bool_], *among: PageUse) -> None:
+        """Give active frames that are marked this use, if they have one of these, or any if none.
+
+        Some frames at a time: the work on them takes some bytes for each.
+        """
+        for start in range(0, marks.size, _FRAMES_AT_ONCE):
+            some = slice(start, start + _FRAMES_AT_ONCE)
+            uses = self.uses[some]
+            chosen = marks[some] & (self.states[some] == WindowsState.ACTIVE)
+            if among:
+                chosen &= are_among(uses, among)
+            uses[chosen] = use
+
+
+_FRAMES_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
 class _Noted:
     """Frames of a piece that need facts from outside their records."""
 
-    private: NDArray[np.int64]
+    private: NDArray[np.uint32]
     """Frames on a list that belonged to a process."""
-    frame: NDArray[np.int64]
+    table: NDArray[np.uint32]
+    """For each of these frames that of the table with its entry; larger than any if unknown."""
+    frame: NDArray[np.uint32]
     """Frames with a part of a file; the next two columns are about the same frames."""
     original: NDArray[np.uint64]
     """OriginalPte."""
@@ -146,8 +156,9 @@ class _Noted:
     """PteAddress."""
 
 
-_NO_FRAMES, _NO_NUMBERS = np.empty(0, np.int64), np.empty(0, np.uint64)
-_NOTHING_NOTED = _Noted(_NO_FRAMES, _NO_FRAMES, _NO_NUMBERS, _NO_NUMBERS)
+_NO_FRAMES, _NO_NUMBERS = np.empty(0, np.uint32), np.empty(0, np.uint64)
+_NOTHING_NOTED = _Noted(_NO_FRAMES, _NO_FRAMES, _NO_FRAMES, _NO_NUMBERS, _NO_NUMBERS)
+_NO_TABLE = int(np.iinfo(np.uint32).max)
 
 
 class _Reader:
@@ -169,8 +180,6 @@ class _Reader:
         self._images = inventory.images
         self._regions = self._kernel_regions()
         self._parts = self._uses_of_parts()
-        self._private = np.empty(0, np.int64)
-        """Frames on a list that belonged to a process."""
 
     def read(self, agreement: float) -> FrameRecords:
         """Read all records; `agreement` is the share of records that proved right."""
@@ -179,13 +188,19 @@ class _Reader:
             np.full(count, WindowsState.UNKNOWN, np.uint8),
             np.full(count, PageUse.UNKNOWN, np.uint8),
             np.full(count, NO_PRIORITY, np.uint8),
-            np.full(count, np.iinfo(np.uint32).max, np.uint32),
         )
         found = self._database.pieces(snapshot.zero, lambda piece: self._read_piece(piece, columns))
         noted = [_NOTHING_NOTED, *found]
-        self._private = np.concatenate([piece.private for piece in noted])
+        private, table = (
+            np.concatenate([getattr(piece, name) for piece in noted]).astype(np.int64)
+            for name in ("private", "table")
+        )
+        last_owners = self._last_owners(private, table, columns.states)
+        del private, table
+        sections, uses_of_stretches = self._sections(noted)
         self._mark_large_pages(columns)
-        sections = self._tell_files(noted, columns.uses)
+        if sections:
+            columns.uses[sections.frame] = uses_of_stretches[sections.stretch]
         there = snapshot.dump.there
         columns.states[~there] = WindowsState.ABSENT
         columns.uses[~there] = PageUse.ABSENT
@@ -194,7 +209,7 @@ class _Reader:
             columns.states,
             WindowsState,
             columns.uses,
-            self._last_owners(columns.tables),
+            last_owners,
             columns.priorities,
             self._findings(columns),
             FrameDatabase(self._database.base, layout.size, agreement),
@@ -227,8 +242,6 @@ class _Reader:
         layout, members, records = self._database.layout, self._members, piece.records
         frames = used + piece.first
         entries = self._self_map.entry(layout.number(records, layout.pte_address, rows=used))
-        unknown = np.iinfo(columns.tables.dtype).max
-        columns.tables[frames] = np.minimum(layout.table_frames(records, used), unknown)
         columns.uses[frames], noted = self._uses(piece, used, states, entries)
         if members and members.priority:
             rows = used[states == WindowsState.STANDBY]
@@ -261,8 +274,12 @@ class _Reader:
         page = self_map.page(entries)
         private = shown & (page < np.uint64(self_map.user_end))
         uses[private] = PageUse.PROCESS_PRIVATE
+        on_list = used[private & look_up(_ON_A_LIST, states)]
+        table = self._database.layout.table_frames(records, on_list)
         noted = replace(
-            _NOTHING_NOTED, private=used[private & look_up(_ON_A_LIST, states)] + piece.first
+            _NOTHING_NOTED,
+            private=(on_list + piece.first).astype(np.uint32),
+            table=np.minimum(table, _NO_TABLE).astype(np.uint32),
         )
         of_kernel = np.flatnonzero(shown & ~private)
         uses[of_kernel] = self._uses_in_kernel(page[of_kernel])
@@ -286,8 +303,11 @@ class _Reader:
             of_file = original & np.uint64(_PROTOTYPE) != 0
             uses[prototypes] = np.where(of_file, PageUse.FILE, PageUse.SHAREABLE)
             chosen = prototypes[of_file]
-            noted = _Noted(
-                noted.private, used[chosen] + piece.first, original[of_file], entries[chosen]
+            noted = replace(
+                noted,
+                frame=(used[chosen] + piece.first).astype(np.uint32),
+                original=original[of_file],
+                entry=entries[chosen],
             )
         return uses, noted
 
@@ -318,8 +338,7 @@ class _Reader:
         snapshot, database = self._snapshot, self._database
         size = snapshot.dump.frame_count * database.layout.size
         objects = np.array([one.object_address for one in snapshot.processes], np.uint64)
-        mapped = np.flatnonzero(snapshot.mapping_count > 0)
-        entries = database.entries(mapped)
+        entries = database.entries(sampled(snapshot.mapping_count > 0, SAMPLED_RECORDS))
         outside = entries[~self._self_map.shows(entries)]
         known = {
             "database": np.array([database.base, database.base + size - 1], np.uint64),
@@ -341,25 +360,29 @@ class _Reader:
     def _mark_large_pages(self, columns: _Columns) -> None:
         """Give the frames of large pages their use: their records name the large page's entry."""
         large = self._snapshot.mappings.take(self._snapshot.mappings.count > 1)
-        active = columns.states == WindowsState.ACTIVE
-        tables = active & (columns.uses == PageUse.PAGE_TABLE)
-        user = large.is_user
+        count, user = columns.states.size, large.is_user
         # In the self-map, the entry of a huge page looks like that of a large page.
         kernel = large.take(~user & ~self._self_map.shows(large.virtual))
-        columns.uses[_frames_of(kernel, active.size) & tables] = PageUse.KERNEL
+        columns.give(PageUse.KERNEL, _frames_of(kernel, count), PageUse.PAGE_TABLE)
         images = kernel.take(self._images.hold(kernel.virtual))
-        columns.uses[_frames_of(images, active.size) & active] = PageUse.DRIVER_IMAGE
-        of_user = _frames_of(large.take(user), active.size) & active
-        of_user &= are_among(columns.uses, (PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE))
-        columns.uses[of_user] = PageUse.LARGE_PAGE
+        columns.give(PageUse.DRIVER_IMAGE, _frames_of(images, count))
+        of_user = _frames_of(large.take(user), count)
+        columns.give(PageUse.LARGE_PAGE, of_user, PageUse.PAGE_TABLE, PageUse.PROCESS_PRIVATE)
 
-    def _tell_files(self, noted: list["_Noted"], uses: NDArray[np.uint8]) -> SectionPages | None:
-        """Tell images from other files, if their control areas prove themselves."""
+    def _sections(self, noted: list["_Noted"]) -> tuple[SectionPages | None, NDArray[np.uint8]]:
+        """The pages of files, and the PageUse of each stretch of a file.
+
+        Images are told from other files, if their control areas prove themselves. `noted` is empty
+        afterwards.
+        """
         if self._members is None:
-            return None
-        columns = [(piece.frame, piece.original, piece.entry) for piece in noted]
-        frames, originals, entries = (np.concatenate(each) for each in zip(*columns, strict=True))
-        pages, uses_of_stretches = pages_of_sections(
+            return None, np.empty(0, np.uint8)
+        columns = [[piece.frame, piece.original, piece.entry] for piece in noted]
+        noted.clear()
+        frames, originals, entries = (
+            np.concatenate([column.pop(0) for column in columns]) for _ in range(3)
+        )
+        return pages_of_sections(
             self._snapshot.dump.budget,
             self._kernel,
             self._self_map.paging.entry_bytes,
@@ -367,32 +390,46 @@ class _Reader:
             originals,
             entries,
         )
-        uses[frames] = uses_of_stretches[pages.stretch]
-        return pages
 
-    def _last_owners(self, tables: NDArray[np.uint32]) -> NDArray[np.int32]:
+    def _last_owners(
+        self, frames: NDArray[np.int64], tables: NDArray[np.int64], states: NDArray[np.uint8]
+    ) -> NDArray[np.signedinteger[Any]]:
         """The process of each frame on a list whose entry is in a table of that process.
 
-        The owner of a table is the process whose walk led to it. From a table that no walk led to,
-        the records lead from table to table up to a top-level table.
+        `frames` are on a list, and have their entries in `tables`. The owner of a table is the
+        process whose walk led to it. From a table that no walk led to, the records lead from table
+        to table up to a top-level table.
         """
-        owners = np.full(tables.size, NOBODY, np.int32)
-        frames = self._private
-        frames = frames[tables[frames] < tables.size]
-        owners[frames] = self._owners_of_tables()[tables[frames]]
-        frames = frames[owners[frames] == NOBODY]
-        at = frames
-        for _ in range(len(self._self_map.paging.levels)):
-            inside = at < tables.size
-            frames, at = frames[inside], tables[at[inside]].astype(np.int64)
-        inside = at < tables.size
-        frames, at = frames[inside], at[inside]
+        owners = self._nobody()
+        inside = tables < owners.size
+        frames, at = frames[inside], tables[inside]
+        owners[frames] = self._owners_of_tables()[at]
+        unknown = owners[frames] == NOBODY
+        frames, at = frames[unknown], at[unknown]
+        for _ in range(len(self._self_map.paging.levels) - 1):
+            at = self._tables_of(at, states)
+            inside = at < owners.size
+            frames, at = frames[inside], at[inside]
         process_of = self._nobody()
         for column in self._tops.T:
             known = np.flatnonzero(is_held(self._snapshot.dump, column))
             process_of[column[known]] = known
         owners[frames] = process_of[at]
         return owners
+
+    def _tables_of(self, frames: NDArray[np.int64], states: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The frame of the table with each frame's entry, by its record; _NO_TABLE if unknown.
+
+        The records of these few frames are read again: to keep it for all frames would take more
+        memory than all that is kept of them.
+        """
+        asked, row = np.unique(frames, return_inverse=True)
+        found = np.full(len(asked), _NO_TABLE)
+        told = np.flatnonzero(look_up(_TOLD, states[asked]))
+        for start in range(0, len(told), _FRAMES_AT_ONCE):
+            some = told[start : start + _FRAMES_AT_ONCE]
+            found[some] = self._database.layout.table_frames(self._database.records(asked[some]))
+        return found[row]
 
     def _nobody(self) -> NDArray[np.signedinteger[Any]]:
         """NOBODY by PFN, with room for the index of any process."""
@@ -409,16 +446,17 @@ class _Reader:
 
     def _findings(self, columns: _Columns) -> NDArray[np.uint8]:
         """The disagreements between records and the page tables of live processes."""
-        snapshot = self._snapshot
-        mapped = are_among(snapshot.classes, (PageClass.USER, PageClass.BOTH))
-        found = np.full(mapped.size, RecordFinding.NONE, np.uint8)
-        free = look_up(_WITHOUT_USE, columns.states)
-        found[free & mapped] = RecordFinding.FREE_BUT_MAPPED
-        private = (columns.states == WindowsState.ACTIVE) & (
-            columns.uses == PageUse.PROCESS_PRIVATE
-        )
-        private &= snapshot.mapping_count == 0
-        found[private & snapshot.dump.held] = RecordFinding.PRIVATE_BUT_NOT_MAPPED
+        snapshot, count = self._snapshot, columns.states.size
+        found = np.full(count, RecordFinding.NONE, np.uint8)
+        for start in range(0, count, _FRAMES_AT_ONCE):
+            some = slice(start, start + _FRAMES_AT_ONCE)
+            classes, states, part = snapshot.classes[some], columns.states[some], found[some]
+            mapped = are_among(classes, (PageClass.USER, PageClass.BOTH))
+            part[mapped & look_up(_WITHOUT_USE, states)] = RecordFinding.FREE_BUT_MAPPED
+            private = states == WindowsState.ACTIVE
+            private &= columns.uses[some] == PageUse.PROCESS_PRIVATE
+            private &= (snapshot.mapping_count[some] == 0) & snapshot.dump.held[some]
+            part[private] = RecordFinding.PRIVATE_BUT_NOT_MAPPED
         return found
 
 

@@ -182,8 +182,10 @@ class _Chain:
             if queue is inside and target not in main:
                 outside.append(end)
                 continue
-            # The list consists of whole parts, so the target's part is in it, or outside.
-            added = set() if target in main else set(self._part_of[target])
+            # The list consists of whole parts, so each end's part is in it, or outside.
+            added: set[int] = set()
+            for part in (self._part_of[one] for one in (entry, target) if one not in main):
+                added |= part
             self._decide(end)
             main |= added
             inside.extend(self.open_ends(added))

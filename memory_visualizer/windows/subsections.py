@@ -114,7 +114,7 @@ def pages_of_sections(
     budget: Budget,
     kernel: KernelMemory,
     entry_bytes: int,
-    frames: NDArray[np.int64],
+    frames: NDArray[np.uint32],
     originals: NDArray[np.uint64],
     entries: NDArray[np.uint64],
 ) -> tuple[SectionPages, NDArray[np.uint8]]:
@@ -147,7 +147,7 @@ def pages_of_sections(
     nothing = np.full(more, -1)
     uses = np.append(uses_of_areas(found)[of_area], np.full(more, PageUse.FILE, np.uint8))
     pages = SectionPages(
-        frames.astype(np.uint32),
+        frames,
         row,
         page,
         np.append(np.where(is_file, read.area, np.uint64(0)), np.zeros(more, np.uint64)),

@@ -26,7 +26,7 @@ _FIRST_BUILD = 15063
 _PARTS, _ALIGNED = 256, 8
 _DATABASE, _NONPAGED, _PAGED = 4, 5, 6
 _HIGHEST_TYPE = 17
-_PAGES_AT_ONCE = 512
+_PAGES_AT_ONCE = 256
 _PLACES_AT_ONCE = 1 << 12
 _FEWEST_SIGNS = 2
 """The number of parts, of the three with a known type, that must have this type in the array."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import memory_visualizer
 from memory_visualizer.api import moment
-from memory_visualizer.difference import changes
+from memory_visualizer.difference import changes, difference
 from memory_visualizer.difference.changes import Change, ChangeBit
 from memory_visualizer.difference.difference import (
     Difference,
@@ -24,7 +25,7 @@ from memory_visualizer.difference.ownersets import owner_sets
 from memory_visualizer.difference.processes import ProcessChange, matched
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.snapshot.owners import Owners
-from memory_visualizer.snapshot.process import Process
+from memory_visualizer.snapshot.process import NAMELESS, Process
 from tests.difference.conftest import Series
 from tests.synth import forge, kernel, profiles
 from tests.synth.containers import write_avml, write_kdump, write_lime
@@ -115,6 +116,18 @@ def test_the_clock_of_linux(linux_series: Series) -> None:
     assert start.agrees
 
 
+def test_equal_clocks_are_told(moments: list[Moment]) -> None:
+    """Dumps with the same time keep their order, and a remark names them."""
+    first, second, third = moments
+    same = replace(third, time=second.time)
+    ordered, remarks = in_order([same, second, first])
+    assert ordered == [first, same, second]
+    assert remarks[0] == (
+        "in the order that was given, since their clocks tell the same time: 3.raw, 2.raw"
+    )
+    assert len(remarks) == 2
+
+
 def test_a_dump_without_a_clock_keeps_its_place(moments: list[Moment]) -> None:
     first, second, third = moments
     untimed = replace(second, time=None)
@@ -127,6 +140,25 @@ def test_a_dump_without_a_clock_keeps_its_place(moments: list[Moment]) -> None:
 def test_a_series_needs_two(moments: list[Moment]) -> None:
     with pytest.raises(BadInputError, match="two dumps"):
         next(compare_series(moments[:1]))
+
+
+def test_columns_give_back_what_they_were_made_of() -> None:
+    """Each combination of class, zeros and rights, in three bytes for a frame."""
+    classes, zero, access = (part.ravel() for part in np.mgrid[0:7, 0:2, 0:8].astype(np.uint8))
+    owners = np.arange(classes.size, dtype=np.uint16)
+    columns = FrameColumns.of(classes, zero.astype(bool), access, owners)
+    assert columns.facts.nbytes + columns.owners.nbytes == 3 * len(columns)
+    longer = columns.grown(len(columns) + 2)
+    for name, told, absent in (
+        ("classes", classes, 0),
+        ("zero", zero, True),
+        ("access", access, 0),
+        ("owners", owners, 0),
+    ):
+        assert getattr(columns, name).tolist() == told.tolist()
+        assert getattr(longer, name).tolist() == [*told.tolist(), absent, absent]
+    assert columns.held.tolist() == [one not in (0, 6) for one in classes.tolist()]
+    assert not longer.held[-2:].any()
 
 
 def test_packed_columns_are_the_same(moments: list[Moment]) -> None:
@@ -157,6 +189,18 @@ def test_each_witness_alone_decides_nothing(moments: list[Moment]) -> None:
         assert compare(first, other).is_one_machine
     (remark,) = compare(first, altered[0]).remarks
     assert "start of the system" in remark
+
+
+def test_the_first_process_is_one_that_both_have(moments: list[Moment]) -> None:
+    """An object that one of the dumps has lost is not compared with that of another process."""
+    first, second, _ = moments
+    lowest = min(one.pid for one in second.processes if one.object_address)
+    poorer = tuple(
+        replace(one, object_address=0) if one.pid == lowest else one for one in second.processes
+    )
+    found = compare(first, replace(second, processes=poorer))
+    assert "object of the first process" in {one.what for one in found.kinship.witnesses}
+    assert found.kinship.disagreeing == ()
 
 
 def _known_by_tables(one: Process) -> Process:
@@ -241,6 +285,20 @@ def test_tables_alone() -> None:
     assert matched([nameless], [replace(nameless, dtb=0x6000), nameless]) == [(0, 1)]
 
 
+def test_an_object_that_is_lost() -> None:
+    """A process of which the later dump has only the tables is the same, with an unknown name."""
+    lost = replace(
+        process(-1, NAMELESS, 0, dtb=OLD.dtb), is_listed=False, anomalies=("by its tables only",)
+    )
+    assert matched([OLD], [lost]) == matched([lost], [OLD]) == [(0, 0)]
+    change = ProcessChange(OLD, lost, 3, 3)
+    assert (change.change, change.old_name, change.was_unlinked) == ("same", None, False)
+    assert change.process is OLD
+    assert ProcessChange(None, lost, 0, 3).process is lost
+    other = process(104, "b.exe", 0x8000_9000, created=6, dtb=OLD.dtb)  # the frame was reused
+    assert matched([OLD], [other]) == []
+
+
 def test_many_alike_are_not_compared_each_with_each() -> None:
     """In a dump made to waste time, equal processes are not compared each with each."""
     many = [replace(OLD) for _ in range(20_000)]
@@ -304,6 +362,31 @@ def test_owner_sets_are_the_owners() -> None:
         assert int(sums[number]) == sum(int(values[m]) for m in sets.members(number)) % 2**64
 
 
+def test_more_sets_of_owners_than_two_bytes_can_number() -> None:
+    """Each of 70,000 frames has owners of its own: 17 processes make enough sets."""
+    processes, frames = 17, 70_000
+    pieces = [
+        (range(first, first + 10_000), _by_bits(np.arange(first, first + 10_000), processes))
+        for first in range(0, frames, 10_000)
+    ]
+    of_frame, sets = owner_sets(pieces, processes, frames)
+    assert len(sets) == frames
+    for frame in (0, 1, 65_534, 65_535, 65_536, 69_999):
+        members = [one for one in range(processes) if frame >> one & 1]
+        assert sets.members(int(of_frame[frame])) == members
+
+
+def _by_bits(frames: NDArray[np.int64], processes: int) -> Owners:
+    """Owners of frames: the processes whose bits are set in the frame's number."""
+    frame, process = np.nonzero(frames[:, None] >> np.arange(processes) & 1)
+    return Owners(
+        frames[frame],
+        process.astype(np.int32),
+        np.zeros(len(frame), np.uint64),
+        np.ones(len(frame), bool),
+    )
+
+
 def test_who_has_the_frames_now(windows_series: Series) -> None:
     """For each pair of owners, as many frames changed hands as noted."""
     found = memory_visualizer.diff(*windows_series.paths[:2])
@@ -342,6 +425,22 @@ def test_moves_that_are_left_out_are_counted(
     assert remark.startswith(f"{len(moves) - 2} kinds of owner moves left out, with {rest:,} pages")
 
 
+def test_moves_are_counted_in_pieces(
+    windows_series: Series, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames are compared, and their moves counted, some at a time: that changes nothing."""
+    whole = memory_visualizer.diff(*windows_series.paths[:2])
+    monkeypatch.setattr(difference, "_FRAMES_AT_ONCE", 100)
+    monkeypatch.setattr(changes, "_NUMBERS_AT_ONCE", 3)
+    found = memory_visualizer.diff(*windows_series.paths[:2])
+    np.testing.assert_array_equal(found.bits, whole.bits)
+    np.testing.assert_array_equal(found.codes, whole.codes)
+    assert found.owner_moves() == whole.owner_moves()
+    assert found.bit_counts() == {
+        bit: np.count_nonzero(whole.bits & np.uint8(bit)) for bit in ChangeBit
+    }
+
+
 @pytest.mark.parametrize("write", [write_kdump, write_avml], ids=["kdump", "AVML"])
 def test_packed_formats(write: object, windows_series: Series, tmp_path: Path) -> None:
     assert callable(write)
@@ -378,6 +477,39 @@ def test_files_with_more_or_fewer_pages(moments: list[Moment]) -> None:
         ("/c", None, 0, 2),
     ]
     assert compare(replace(first, files=None), replace(second, files=after)).files is None
+
+
+def test_rights_of_pages_that_are_left_out() -> None:
+    """Page tables tell that a page became executable, even if both dumps left its contents out."""
+    may_write, may_execute = 2, 4
+    rights = np.array([may_write, may_write, may_write, 0], np.uint8)
+    left_out, zero = np.full(4, 6, np.uint8), np.ones(4, bool)
+    owners = np.array([1, 1, 0, 0], np.uint16)
+    before = FrameColumns.of(left_out, zero, rights, owners)
+    after = FrameColumns.of(
+        left_out, zero, rights | np.array([may_execute, 0, 0, 0], np.uint8), owners
+    )
+    sums = np.array([0, 7], np.uint64)
+    bits = changes.changed_bits(before, after, np.zeros(4, bool), (sums, sums), may_execute)
+    assert bits.tolist() == [ChangeBit.EXECUTABLE, 0, 0, 0]
+
+
+def test_a_lead_of_more_pages_is_new(moments: list[Moment]) -> None:
+    """Code that a process already had does not hide more of it; that of others stays known."""
+    first = moments[0]
+
+    def lead(kind: str, process: int | None, pages: int) -> KnownLead:
+        return KnownLead(kind, "", process, pages)
+
+    old = [lead("writable code", 5, 2), lead("unlinked process", 6, 9)]
+    same = compare(replace(first, leads=tuple(old)), replace(first, leads=tuple(old)))
+    assert same.leads == ()
+    new = [
+        *(lead("writable code", 5, 300), lead("unlinked process", 6, 10)),
+        *(lead("records disagree", None, 1), lead("writable code", 7, 1)),
+    ]
+    found = compare(replace(first, leads=tuple(old)), replace(first, leads=tuple(new)))
+    assert found.leads == (new[0], new[2], new[3])
 
 
 def test_new_leads(windows_series: Series, moments: list[Moment]) -> None:

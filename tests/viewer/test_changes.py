@@ -23,6 +23,7 @@ from memory_visualizer.picture.changes import CHANGE_PALETTES, DARK_CHANGES
 from memory_visualizer.picture.layout import arrange
 from memory_visualizer.picture.palette import Colour, hex_colour
 from memory_visualizer.snapshot.pagemap import PageClass
+from memory_visualizer.snapshot.process import NAMELESS
 from memory_visualizer.viewer import changes
 from memory_visualizer.viewer.changes import ChangePage
 from tests.conftest import ROOT, both_browsers
@@ -101,6 +102,26 @@ def moments(windows_series: Series) -> list[Moment]:
 
 
 # -- the data ---------------------------------------------------------------------------------
+
+
+def test_processes_with_new_anomalies_only(moments: list[Moment]) -> None:
+    """A process that neither grew nor shrank is in the list if it is odd now, or renamed."""
+    first = moments[0]
+    old, renamed, *others = first.processes
+    odd = replace(old, anomalies=("parent unknown",))
+    nameless = replace(first, processes=(old, replace(renamed, name=""), *others))
+    page = ChangePage([nameless, first])
+    lost = replace(others[0], pid=-1, name=NAMELESS, object_address=0, created=None)
+    later = replace(first, processes=(odd, renamed, lost, *others[1:]))
+    [step] = compare_series([nameless, later])
+    page.add(step)
+    [told] = page._steps
+    assert [(owner, word, more) for owner, word, _, _, more in told["processes"]] == [
+        (0, "odd", "parent unknown"),
+        (1, "renamed", ""),
+    ]
+    # A process whose object is lost in the later dump keeps its name on the page.
+    assert page._owners.told()[2] == [others[0].name, others[0].pid]
 
 
 @pytest.mark.parametrize("system", ["windows_series", "linux_series"])

@@ -4,7 +4,16 @@ const UNLIT_FOG = 0.86; // over a change that is not chosen, and the class of an
 const VIEWS = ["change", "before", "after"];
 
 // What happened to processes, in the order of the list.
-const PROCESS_WORDS = ["came", "went", "came and went", "unlinked", "renamed", "grew", "shrank"];
+const PROCESS_WORDS = [
+  "came",
+  "went",
+  "came and went",
+  "unlinked",
+  "renamed",
+  "odd",
+  "grew",
+  "shrank",
+];
 
 // The part of the state that the address of the page has. It is checked like any other input.
 function readChangeLink(model) {
