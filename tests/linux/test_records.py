@@ -5,7 +5,7 @@ pages, and the struct pages of free blocks.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
+from memory_visualizer.linux.kallsyms import KernelSymbols
 from tests.synth.linux import MIB, LinuxTruth, forge_linux
 
 PAGE = 4096
@@ -150,6 +151,22 @@ def test_a_wrong_word_in_the_description_of_types(world: World, member: str, dis
     assert any(
         f"(BTF) is damaged: most tasks have {NAMES[member]} " in one for one in snapshot.remarks
     )
+
+
+def test_a_wrong_address_of_the_description_of_types(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the symbol is wrong, the description is found by its beginning."""
+    find = KernelSymbols.find
+
+    def wrong(self: KernelSymbols, names: Sequence[str]) -> dict[str, int]:
+        found = find(self, names)
+        return {name: at + 64 * (name == "__start_BTF") for name, at in found.items()}
+
+    monkeypatch.setattr(KernelSymbols, "find", wrong)
+    snapshot = memory_visualizer.open(world.path)
+    assert snapshot.processes == world.sound.processes
+    assert snapshot.remarks == world.sound.remarks
 
 
 @pytest.mark.parametrize("order", [1, 5, 10, 19])
