@@ -16,6 +16,8 @@ import pytest
 import memory_visualizer
 from memory_visualizer import Snapshot
 from memory_visualizer.linux.kallsyms import KernelSymbols
+from memory_visualizer.linux.pagestates import _without_memory
+from memory_visualizer.snapshot.pagemap import PageState
 from tests.synth.linux import MIB, LinuxTruth, forge_linux
 
 PAGE = 4096
@@ -136,6 +138,19 @@ def test_a_wrong_resource(world: World, damage: str) -> None:
 
 
 # Eight bytes behind real_parent stands parent, which is nearly always equal.
+def test_records_of_holes() -> None:
+    """Frames outside of RAM that are reserved, or have a record without a use, are no memory."""
+    is_ram = np.ones(400, bool)
+    is_ram[100:200] = is_ram[250:350] = is_ram[399] = False
+    states = np.full(400, PageState.ANONYMOUS, np.uint8)
+    states[100:200] = PageState.KERNEL_OTHER
+    states[150:160] = PageState.RESERVED
+    states[170] = PageState.SLAB
+    states[250:350:4] = PageState.RESERVED
+    found = np.flatnonzero(_without_memory(states, is_ram)).tolist()
+    assert found == [frame for frame in range(100, 200) if frame != 170]
+
+
 @pytest.mark.parametrize(
     ("member", "distance"),
     [*((name, 8) for name in NAMES if name != "real_parent"), *((name, 64) for name in NAMES)],
