@@ -138,6 +138,17 @@ def test_a_wrong_resource(world: World, damage: str) -> None:
 
 
 # Eight bytes behind real_parent stands parent, which is nearly always equal.
+def test_records_of_ones(world: World) -> None:
+    """Such records tell nothing: their frames' state is unknown, and no other frame changes."""
+    place, order = next(one for one in world.free_blocks if one[1] == 3)
+    begin = place - world.truth.era.places["private"]
+    snapshot, changed = world.changed(begin, b"\xff" * (64 << order))
+    assert len(changed) <= 1 << order
+    states = np.asarray(snapshot.states)
+    assert np.count_nonzero(states == PageState.UNKNOWN) == 1 << order
+    assert np.count_nonzero(states != np.asarray(world.sound.states)) == 1 << order
+
+
 def test_records_of_holes() -> None:
     """Frames outside of RAM that are reserved, or have a record without a use, are no memory."""
     is_ram = np.ones(400, bool)
