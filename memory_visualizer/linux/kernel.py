@@ -494,10 +494,12 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
     limit = min(btf_format.MAX_SIZE, budget.limit("byte of kernel types"))
     start, stop = symbols.get("__start_BTF"), symbols.get("__stop_BTF")
     if start and stop and 0 < stop - start <= limit:
-        return Btf.parse(found.kernel.read_far(start, stop - start), budget)
-    if start and stop:
+        types = Btf.parse(found.kernel.read_far(start, stop - start), budget)
+        if types:
+            return types
+    elif start and stop:
         budget.note("byte of kernel types", stop - start - limit)
-    if symbols:  # a kernel that has symbols, but not these two, has no BTF
+    if symbols and not (start or stop):  # such a kernel has no BTF
         return None
     image = found.image
     if image is None:

@@ -37,6 +37,16 @@ _FEW_USED = 8
 _BARE = 0xFF
 """In place of a state that is not known yet: count, flags and type show no use."""
 _Value = TypeVar("_Value", bound=np.generic)
+_IN_MEMORY = (
+    PageState.FREE,
+    PageState.ANONYMOUS,
+    PageState.FILE_CACHE,
+    PageState.SHARED_MEMORY,
+    PageState.SLAB,
+    PageState.PAGE_TABLE,
+    PageState.HUGE_PAGE,
+)
+"""States that only memory has."""
 _NO_TABLES = (
     PageState.SLAB,
     PageState.FREE,
@@ -430,6 +440,9 @@ class PageArray(StructPages):
         layout, flag = self._layout, self._flags
         rows, known, missing = self._rows((base + first * layout.size) % 2**64, count)
         flags = self._column(rows, layout.flags)
+        # Debugging kernels fill records that they have not made yet with ones.
+        unmade = flags == (1 << 8 * self._word) - 1
+        known, missing = known & ~unmade, missing | unmade
         mapping = self._column(rows, layout.mapping)
         compound = self._column(rows, layout.head)
         numbers = rows
@@ -566,13 +579,14 @@ class PageArray(StructPages):
 def _without_memory(states: NDArray[np.uint8], is_ram: Marks) -> Marks:
     """For each frame whether it is no memory: what the kernel's map of resources does not call RAM.
 
-    All such frames are reserved by the kernel's records. A record that says otherwise is right for
-    its own frame, and if several frames side by side have such records, the map is wrong there.
+    By the kernel's records such frames are reserved, or without any use (4.15 to 5.x). A record of
+    a use is right for its own frame, and if several frames side by side have one, the map is wrong
+    there.
     """
     edges = np.diff(is_ram, prepend=True, append=True)
     bounds = np.flatnonzero(edges).reshape(-1, 2)
     outside = ~is_ram
-    used = outside & ~np.isin(states, (PageState.ABSENT, PageState.RESERVED, PageState.UNKNOWN))
+    used = outside & np.isin(states, _IN_MEMORY)
     for begin, end in bounds[_counts(used, bounds) > 0].tolist():
         is_wrong = _FEW_USED * np.count_nonzero(used[begin:end]) > end - begin
         outside[begin:end] &= False if is_wrong else ~used[begin:end]

@@ -300,9 +300,7 @@ class TaskJudge:
         added = []
         for frame, process, phase in zip(frames.tolist(), owners, phases, strict=True):
             if process is None or process.is_kernel_thread:
-                nameless = unnamed(frame, self.roots[frame * PAGE_SIZE])
-                words = (*nameless.anomalies, *filter(None, [phase]))
-                added.append(replace(nameless, anomalies=words))
+                added.append(self._nameless(frame, phase))
                 continue
             base = frame * PAGE_SIZE
             theirs = {"dtb": base, "space": self.roots[base], "is_alive": True}
@@ -310,7 +308,7 @@ class TaskJudge:
                 if by_task[process.object_address].space is None:
                     by_task[process.object_address] = replace(process, **theirs)
                 else:
-                    added.append(unnamed(frame, self.roots[base]))
+                    added.append(self._nameless(frame, phase))
             else:
                 # If a process's first thread is lost, another thread stands for it, which is in no
                 # list.
@@ -318,14 +316,21 @@ class TaskJudge:
                 added.append(replace(process, **theirs, is_listed=not is_first))
         return [*by_task.values(), *added]
 
+    def _nameless(self, frame: int, phase: str) -> FoundProcess:
+        """A process that is known by its top-level table in this frame only."""
+        nameless = unnamed(frame, self.roots[frame * PAGE_SIZE])
+        return replace(nameless, anomalies=(*nameless.anomalies, *filter(None, [phase])))
+
     def _phases(
         self, mm: NDArray[np.uint64], tasks: NDArray[np.uint64], known: dict[int, FoundProcess]
     ) -> list[str]:
         """``starting`` or ``ending`` for memory that no task has as its own; empty for others.
 
         `tasks` are the owners by the mm_structs `mm`. A process that runs another program fills a
-        second mm_struct, of which it is the owner, before it gives up the first (fs/exec.c). When
-        a process ends, its memory has no users any more until all pages are free (exit_mmap).
+        second mm_struct, of which it is the owner, before it gives up the first (fs/exec.c). A new
+        process is a copy of its parent's task, and has its own mm_struct, before it has its own
+        place among the tasks (copy_process). When a process ends, its memory has no users any more
+        until all pages are free (exit_mmap).
         """
         kernel, users = self.found.kernel, self.offsets.users
         count, is_known = np.ones(len(mm), np.uint64), np.zeros(len(mm), bool)

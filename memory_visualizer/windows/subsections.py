@@ -187,6 +187,8 @@ def offsets_in_files(
         found[rows[inside]] = start[inside] + page[inside].astype(np.int64) * PAGE_SIZE
         goes_on = (page < 0) & (read.following != 0)
         rows, at = rows[goes_on], read.following[goes_on]
+    if layout:
+        kernel.memory.budget.refuse("subsection", len(rows))
     return found
 
 
@@ -277,3 +279,4 @@ def _follow(
         own = more.area == areas[area]
         np.maximum.at(size, area[own], end[own])
         following = np.where(own, more.following, np.uint64(0))
+    budget.refuse("subsection", int(np.count_nonzero(following)))

@@ -251,11 +251,11 @@ def test_packed_code(windows: Image, tmp_path: Path, filling: str) -> None:
 # Linux
 
 
-@pytest.mark.parametrize("moment", ["starting", "ending", ""])
+@pytest.mark.parametrize("moment", ["starting", "forking", "ending", ""])
 def test_memory_between_two_programs(
     linux: tuple[LinuxTruth, bytes], tmp_path: Path, moment: str
 ) -> None:
-    """Memory that a process fills for its next program, or that is being freed, hides nobody."""
+    """Memory of the next program or of a child in the making, or being freed, hides nobody."""
     truth, contents = linux
     memory = bytearray(contents)
     other, owner = (next(one for one in truth.tasks if one.pid == pid) for pid in (107, 1))
@@ -264,11 +264,19 @@ def test_memory_between_two_programs(
     # No task has this memory as its own any more; offsets as in tests/synth/linux.py.
     struct.pack_into("<QQ", memory, place, 0, 0)
     owned = owner.address if moment == "starting" else 0
+    if moment == "forking":  # the child is a copy of its parent's task, with memory of its own
+        free = truth.classes == "unused-data"
+        room = int(np.flatnonzero(free[:-1] & free[1:])[0]) * PAGE_SIZE
+        begin = owner.address - truth.direct
+        memory[room : room + 2 * PAGE_SIZE] = memory[begin : begin + 2 * PAGE_SIZE]
+        struct.pack_into("<QQ", memory, room + truth.places["mm"], mm, mm)
+        owned = room + truth.direct
     struct.pack_into("<QQ", memory, mm - truth.direct + 400, owned, moment != "ending")
     (tmp_path / "dump").write_bytes(memory)
     snapshot = memory_visualizer.open(tmp_path / "dump")
     [nameless] = [one for one in snapshot.processes if not one.object_address]
-    assert nameless.dtb == other.dtb and nameless.phase == (moment or "running")
+    phase = {"": "running", "forking": "starting"}.get(moment, moment)
+    assert (nameless.dtb, nameless.phase) == (other.dtb, phase)
     found = of_kind(snapshot, "page tables without a process")
     assert len(found) == (not moment)
 

@@ -5,7 +5,7 @@ pages, and the struct pages of free blocks.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,9 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
+from memory_visualizer.linux.kallsyms import KernelSymbols
+from memory_visualizer.linux.pagestates import _without_memory
+from memory_visualizer.snapshot.pagemap import PageState
 from tests.synth.linux import MIB, LinuxTruth, forge_linux
 
 PAGE = 4096
@@ -135,6 +138,30 @@ def test_a_wrong_resource(world: World, damage: str) -> None:
 
 
 # Eight bytes behind real_parent stands parent, which is nearly always equal.
+def test_records_of_ones(world: World) -> None:
+    """Such records tell nothing: their frames' state is unknown, and no other frame changes."""
+    place, order = next(one for one in world.free_blocks if one[1] == 3)
+    begin = place - world.truth.era.places["private"]
+    snapshot, changed = world.changed(begin, b"\xff" * (64 << order))
+    assert len(changed) <= 1 << order
+    states = np.asarray(snapshot.states)
+    assert np.count_nonzero(states == PageState.UNKNOWN) == 1 << order
+    assert np.count_nonzero(states != np.asarray(world.sound.states)) == 1 << order
+
+
+def test_records_of_holes() -> None:
+    """Frames outside of RAM that are reserved, or have a record without a use, are no memory."""
+    is_ram = np.ones(400, bool)
+    is_ram[100:200] = is_ram[250:350] = is_ram[399] = False
+    states = np.full(400, PageState.ANONYMOUS, np.uint8)
+    states[100:200] = PageState.KERNEL_OTHER
+    states[150:160] = PageState.RESERVED
+    states[170] = PageState.SLAB
+    states[250:350:4] = PageState.RESERVED
+    found = np.flatnonzero(_without_memory(states, is_ram)).tolist()
+    assert found == [frame for frame in range(100, 200) if frame != 170]
+
+
 @pytest.mark.parametrize(
     ("member", "distance"),
     [*((name, 8) for name in NAMES if name != "real_parent"), *((name, 64) for name in NAMES)],
@@ -150,6 +177,22 @@ def test_a_wrong_word_in_the_description_of_types(world: World, member: str, dis
     assert any(
         f"(BTF) is damaged: most tasks have {NAMES[member]} " in one for one in snapshot.remarks
     )
+
+
+def test_a_wrong_address_of_the_description_of_types(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the symbol is wrong, the description is found by its beginning."""
+    find = KernelSymbols.find
+
+    def wrong(self: KernelSymbols, names: Sequence[str]) -> dict[str, int]:
+        found = find(self, names)
+        return {name: at + 64 * (name == "__start_BTF") for name, at in found.items()}
+
+    monkeypatch.setattr(KernelSymbols, "find", wrong)
+    snapshot = memory_visualizer.open(world.path)
+    assert snapshot.processes == world.sound.processes
+    assert snapshot.remarks == world.sound.remarks
 
 
 @pytest.mark.parametrize("order", [1, 5, 10, 19])

@@ -21,6 +21,7 @@ import memory_visualizer
 from memory_visualizer import Snapshot, limits
 from memory_visualizer.export.extract import pieces_of_files, write_pieces
 from memory_visualizer.limits import Rate
+from memory_visualizer.windows import subsections
 from memory_visualizer.windows.controlareas import NO_NAME
 from tests.cli.running import run
 from tests.synth import Truth, builds, forge, profiles
@@ -173,7 +174,9 @@ def test_a_name_that_says_it_is_long(written: Written) -> None:
     assert files_of(snapshot) == expected
 
 
-def test_the_size_of_a_file_of_which_the_end_is_not_in_memory(written: Written) -> None:
+def test_the_size_of_a_file_of_which_the_end_is_not_in_memory(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The subsections behind the last page tell it."""
     section = written.section("cached.dat")
     rows, stride = written.records.records, written.records.stride
@@ -186,6 +189,12 @@ def test_the_size_of_a_file_of_which_the_end_is_not_in_memory(written: Written) 
     snapshot = memory_visualizer.open(written.path)
     [file] = [one for one in snapshot.files if one.path == section.path]
     assert file.size == section.size
+    assert not snapshot.dump.budget.remarks
+    monkeypatch.setattr(subsections, "_LONGEST_CHAIN", 0)
+    snapshot = memory_visualizer.open(written.path)
+    [file] = [one for one in snapshot.files if one.path == section.path]
+    assert file.size and section.size and file.size < section.size
+    assert any(re.search("subsections? left out", one) for one in snapshot.dump.budget.remarks)
 
 
 def test_a_limit_is_told(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
