@@ -18,6 +18,10 @@ from memory_visualizer.paging.width import with_voted_width
 from memory_visualizer.units import PAGE_SIZE
 
 _KEPT_REGIONS = 1 << 14
+_FEW_PAGES = 1 << 8
+"""Batches up to this size are looked up among the pages of earlier batches: lists and trees are
+read with many small batches, mostly of the same pages."""
+_KEPT_PAGES = 1 << 16
 _NOTHING = np.full(512 * 16, -1, np.int64)
 _ADDRESSES_AT_ONCE = 1 << 11
 """Each address may need a table of its own."""
@@ -56,6 +60,8 @@ class TableMemory(VirtualMemory):
         """Frames behind addresses, in pieces as large as a table of the lowest level covers."""
         self._tables: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
         """Tables that were read, by frame and level."""
+        self._translations: dict[int, int] = {}
+        """Frames behind pages of earlier small batches, by page number."""
         self._tables_left = memory.budget.limit("table of the kernel")
 
     @property
@@ -69,6 +75,19 @@ class TableMemory(VirtualMemory):
 
     def frames(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """As in VirtualMemory."""
+        if len(addresses) > _FEW_PAGES:
+            return self._translated(addresses)
+        numbers = (addresses // np.uint64(PAGE_SIZE)).tolist()
+        new = [number for number in dict.fromkeys(numbers) if number not in self._translations]
+        if len(self._translations) + len(new) > _KEPT_PAGES:
+            self._translations.clear()
+            new = list(dict.fromkeys(numbers))
+        if new:
+            found = self._translated(np.array(new, np.uint64) * np.uint64(PAGE_SIZE))
+            self._translations.update(zip(new, found.tolist(), strict=True))
+        return np.array([self._translations[number] for number in numbers], np.int64)
+
+    def _translated(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         frames = np.empty(len(addresses), np.int64)
         for start in range(0, len(addresses), _ADDRESSES_AT_ONCE):
             part = addresses[start : start + _ADDRESSES_AT_ONCE]

@@ -71,6 +71,7 @@ def weighed(
         # No machine maps a large page at address 0 of which more than half lies beyond its memory.
         impossible |= (rows.frame == 0) & paging.is_large(entry, level)
     broken = absent = torn = np.zeros(count, np.int64)
+    believed = None
     if impossible.any():
         # The processor treats these entries as not present: they speak against a table, but are not
         # damage. If tables map themselves, an entry of a large page looks like this.
@@ -82,8 +83,10 @@ def weighed(
         if number or paging.architecture.is_whole:  # else the frame may hold other data, too
             behind = _behind_break(table, impossible & ~reserved) & ~impossible
             torn = np.bincount(table[behind], minlength=count)
-        rows = rows.take(~(impossible | behind))
+        rows, believed = rows.take(~impossible), ~behind[~impossible]
     odd, supervisor = _oddities(memory, paging, number, rows, count)
+    if believed is not None:
+        rows = rows.take(believed)  # after all entries have been asked what speaks against a table
     weight = None
     if impossible.any() or odd.any() or supervisor.any():
         entries = np.bincount(table, minlength=count)

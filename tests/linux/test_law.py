@@ -10,6 +10,7 @@ import os
 import struct
 from bisect import bisect
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class World:
         """A task's place in the file."""
         return task.address - self.truth.direct
 
-    @property
+    @cached_property
     def first(self) -> Task:
         """The first task, which lies in the kernel's image and is not shown as a process."""
         place = self.contents.index(b"swapper/0\0") - self.truth.places["comm"]
