@@ -13,9 +13,9 @@ from memory_visualizer.formats.base import Dump, Progress, Words
 from memory_visualizer.formats.inside import InsidePath
 from memory_visualizer.formats.mapped import MappedDump
 
-_FRAMES_AT_ONCE = 128
-"""Frames that are copied and compared at once if random access to a file is fast: half a MiB stays
-in the processor's cache, and the C library does not return it to the system each time."""
+_FRAMES_AT_ONCE = 64
+"""Frames that are copied and compared at once if random access to a file is fast: 256 KiB stay
+in the processor's cache, and the C library does not return them to the system each time."""
 
 
 def differing(
