@@ -153,6 +153,7 @@ def mark_runs(marks: NDArray[np.bool_], first: NDArray[np.int64], count: NDArray
 
 
 _FEW_RUNS = 1 << 12
+"""Up to so many runs are marked one by one, which is faster than a column with all their ends."""
 
 
 def count_marked(

@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memory_visualizer.paging import (
@@ -88,6 +88,11 @@ def memory_with(tables: Tables, regime: ArmRegime) -> bytes:
     return bytes(memory)
 
 
+_TORN: Tables = [[(0, 0, 0x703, set(), 0)] for _ in range(PAGES)]
+_TORN[0] += [(1, 1, 0x701, set(), 0), (2, 1 << 30, 0x703, set(), 0), (3, 1, 0x701, set(), 0)]
+"""Two broken entries of four, and one between them that names no memory: together most."""
+
+
 @pytest.mark.parametrize("name", REGIMES)
 @pytest.mark.many
 def test_finds_what_a_simple_reader_finds(name: str) -> None:
@@ -98,6 +103,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
 
     @settings(max_examples=40, deadline=None)
     @given(tables=TABLES, slot=st.sampled_from([0, 0, 0, 1]))
+    @example(tables=_TORN, slot=0)
     def check(tables: Tables, slot: int) -> None:
         contents = memory_with(tables, regime)
         # Small top tables lie anywhere in a page; others begin with a page.

@@ -1,7 +1,10 @@
 """Memory read by virtual address."""
 
+from unittest.mock import patch
+
 import numpy as np
 
+from memory_visualizer.paging import tablememory
 from memory_visualizer.paging.architecture import X64
 from memory_visualizer.paging.software import as_linux_has_it
 from memory_visualizer.paging.tablememory import TableMemory
@@ -39,6 +42,19 @@ def test_reads_many_at_once() -> None:
         assert is_known or number == 0
     assert memory.read_far(0x2FFC, 8).tolist() == [7, 7, 7, 7, 0, 0, 0, 0]
     assert memory.frames(addresses).tolist() == [5, 5, 7, 8, -1, 9]
+
+
+def test_small_batches_are_translated_as_large_ones() -> None:
+    """Pages of earlier batches are known; the answers stay the same while these are forgotten."""
+    memory = space(frozenset({8}))
+    places = np.arange(8, dtype=np.uint64) * np.uint64(PAGE) + np.uint64(0x18)
+    expected = [5, 6, 7, 8, 9, -1, -1, -1]
+    with patch.object(tablememory, "_FEW_PAGES", 0):
+        assert memory.frames(places).tolist() == expected
+    order = np.random.default_rng(1).integers(0, 8, (50, 3))
+    with patch.object(tablememory, "_KEPT_PAGES", 4):
+        found = [memory.frames(places[rows]).tolist() for rows in order]
+    assert found == [[expected[row] for row in rows] for rows in order.tolist()]
 
 
 def test_members_of_objects() -> None:
