@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import even_sample
 from memory_visualizer.linux.filelayout import FileLayout, MountLayout
 from memory_visualizer.linux.mapletree import read_tree
 from memory_visualizer.linux.modules import ModuleLayout
@@ -21,6 +22,8 @@ from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.units import PAGE_SIZE
 
 _EXAMPLES = 128
+_VOTERS = 1 << 10
+"""Regions that vote on the layout of all."""
 _INODE, _SUPER_BLOCK, _AREA, _MEMORY, _MODULE = 768, 512, 256, 2048, 2048
 """Bytes of objects that are examined."""
 _SMALLEST_INODE = 512
@@ -219,8 +222,7 @@ def regions(kernel: TableMemory, pgd: int, memories: _Words) -> RegionLayout | N
     areas = _areas(kernel, memories, words, tree)
     if len(areas) < _FEW:
         return None
-    mm = np.array([memory for memory, _ in areas], np.uint64)
-    at = np.array([area for _, area in areas], np.uint64)
+    mm, at = even_sample(np.array(areas, np.uint64), _VOTERS).T
     raw, known = kernel.read_each(at, _AREA)
     in_areas = kernel.words(raw)
     vm_mm = _voted((in_areas == mm[:, None]) & known[:, None])
