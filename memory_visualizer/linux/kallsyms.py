@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,6 +196,10 @@ def _addresses(offset: np.int32, place: int, base: int) -> list[int]:
     ]
 
 
+_TokenTable: TypeAlias = tuple[int, int, list[bytes]]
+"""Places of the tokens' text and of its index, and the tokens."""
+
+
 def read_kallsyms(
     kernel: TableMemory,
     info: VmcoreInfo,
@@ -208,10 +213,12 @@ def read_kallsyms(
     table = _by_vmcoreinfo(kernel, info)
     if table and (found := _with_shift(table, known)):
         return found
-    contents = image()
-    for by_form in (_by_form, _by_markers, _by_addresses) if contents else ():
-        assert contents
-        table = by_form(kernel, *contents)
+    if (found_image := image()) is None:
+        return None
+    start, contents = found_image
+    tables = list(_token_tables(contents, kernel.memory.budget))
+    for by_form in (_by_form, _by_markers, _by_addresses):
+        table = by_form(kernel, start, contents, tables)
         if table and (found := _with_shift(table, known)):
             return found
     return None
@@ -284,7 +291,9 @@ def _most_bytes(kernel: TableMemory) -> int:
     return min(_LARGEST_NAMES, kernel.frame_count * PAGE_SIZE // _SHARE)
 
 
-def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> KernelSymbols | None:
+def _by_form(
+    kernel: TableMemory, start: int, contents: NDArray[np.uint8], tables: Sequence[_TokenTable]
+) -> KernelSymbols | None:
     """Find the table in the image of a kernel before 6.4.
 
     Its parts, each aligned to 8 bytes: an offset for each symbol, the base of the offsets, the
@@ -298,7 +307,7 @@ def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> Ke
     offsets = bases * 8 - -(-counts * 4 // 8) * 8
     likely = (counts > 1000) & (counts <= _most_symbols(kernel)) & (offsets >= 0)
     bases, counts, offsets = bases[likely], counts[likely], offsets[likely]
-    for table_at, _, tokens in _token_tables(contents, kernel.memory.budget):
+    for table_at, _, tokens in tables:
         names = bases * 8 + 16
         fit = np.flatnonzero((names < table_at) & (names >= table_at - _most_bytes(kernel)))
         for which in fit[:1].tolist():
@@ -315,7 +324,7 @@ def _by_form(kernel: TableMemory, start: int, contents: NDArray[np.uint8]) -> Ke
 
 
 def _by_markers(
-    kernel: TableMemory, start: int, contents: NDArray[np.uint8]
+    kernel: TableMemory, start: int, contents: NDArray[np.uint8], tables: Sequence[_TokenTable]
 ) -> KernelSymbols | None:
     """Find the table in the image of a kernel since 6.4.
 
@@ -323,7 +332,7 @@ def _by_markers(
     names, the place of every 256th name, the tokens' text, each token's place in the text, the
     offsets, and in most versions their base.
     """
-    for table_at, index_at, tokens in _token_tables(contents, kernel.memory.budget):
+    for table_at, index_at, tokens in tables:
         found = _names_before(contents, table_at)
         if found is None:
             continue
@@ -344,14 +353,14 @@ def _by_markers(
 
 
 def _by_addresses(
-    kernel: TableMemory, start: int, contents: NDArray[np.uint8]
+    kernel: TableMemory, start: int, contents: NDArray[np.uint8], tables: Sequence[_TokenTable]
 ) -> KernelSymbols | None:
     """Find the table in the image of a kernel before 4.6.
 
     Its parts, each aligned to 8 bytes: an address for each symbol, the number of symbols, the
     names, markers of 8 bytes, the tokens' text, and each token's place in the text.
     """
-    for table_at, _, tokens in _token_tables(contents, kernel.memory.budget):
+    for table_at, _, tokens in tables:
         found = _names_before(contents, table_at, 8)
         if found is None:
             continue
@@ -403,9 +412,7 @@ def _names_before(
     return None
 
 
-def _token_tables(
-    contents: NDArray[np.uint8], budget: Budget
-) -> Iterator[tuple[int, int, list[bytes]]]:
+def _token_tables(contents: NDArray[np.uint8], budget: Budget) -> Iterator[_TokenTable]:
     """Possible places of the tokens' text and of its index, and the tokens."""
     for index_at in _token_indexes(contents, budget):
         index = contents[index_at : index_at + 2 * _TOKENS].view("<u2")

@@ -138,6 +138,10 @@ _SYMBOLS: tuple[str, ...] = (
     "_vdso_data",
     "vdso_data",
     "vdso_k_time_data",
+    # Modules and special regions: see kernelobjects.py.
+    "modules",
+    "gate_vma",
+    "vsyscall_mode",
 )
 _MORE_SYMBOLS = ("mem_section", "vmemmap_base", "page_offset_base")
 """Symbols that are read only if VMCOREINFO does not tell as much."""
@@ -454,12 +458,10 @@ def _with_own_table(found: LinuxKernel) -> LinuxKernel:
     return replace(found, top=top, kernel=kernel) if kernel.frame(place or 0) == top else found
 
 
-def with_symbols(found: LinuxKernel, more: Sequence[str]) -> LinuxKernel:
-    """Read types again, and some symbols beside those that are known already."""
+def with_types(found: LinuxKernel) -> LinuxKernel:
+    """Read the types again, which are not kept."""
     found = replace(found)  # so that the image is kept no longer than it is needed here
-    table = _symbol_table(found)
-    symbols = found.symbols | (table.find(more) if table else {})
-    return replace(found, symbols=symbols, btf=_read_btf(found, symbols))
+    return replace(found, btf=_read_btf(found, found.symbols))
 
 
 def _symbol_table(found: LinuxKernel) -> KernelSymbols | None:

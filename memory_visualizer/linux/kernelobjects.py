@@ -12,7 +12,7 @@ from memory_visualizer.linux.dentries import Dentries
 from memory_visualizer.linux.filecache import files_of
 from memory_visualizer.linux.filelayout import FileLayout
 from memory_visualizer.linux.firsttask import find_first_task
-from memory_visualizer.linux.kernel import LinuxKernel, with_symbols
+from memory_visualizer.linux.kernel import LinuxKernel, with_types
 from memory_visualizer.linux.offsets import Offsets, along, offsets_by_btf
 from memory_visualizer.linux.offsetsbyform import offsets_by_form
 from memory_visualizer.linux.pagestates import PageArray
@@ -58,8 +58,8 @@ class KernelObjects:
 
     @cached_property
     def _kernel(self) -> LinuxKernel:
-        """The kernel with types and symbols."""
-        return with_symbols(self._found, ("modules", "gate_vma", "vsyscall_mode"))
+        """The kernel with its types."""
+        return with_types(self._found)
 
     @property
     def _is_wide(self) -> bool:
