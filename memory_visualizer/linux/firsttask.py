@@ -23,7 +23,20 @@ from memory_visualizer.linux.offsets import (
 from memory_visualizer.linux.offsetsbyform import offsets_by_thread
 from memory_visualizer.units import PAGE_SIZE
 
-_THREADS = (b"kthreadd", b"ksoftirqd/0", b"migration/0", b"kdevtmpfs", b"kswapd0", b"oom_reaper")
+_THREADS = (
+    b"kthreadd",
+    b"ksoftirqd/0",
+    b"migration/0",
+    b"kdevtmpfs",
+    b"kswapd0",
+    b"oom_reaper",
+    b"rcu_sched",
+    b"rcu_preempt",
+    b"kworker/0:0",
+    b"kworker/0:1",
+    b"kauditd",
+    b"kcompactd0",
+)
 """Kernel threads of nearly every kernel: the parent of all, and some of its children."""
 _THING = "possible name of a task"
 _COSTLY_TRIES = 2

@@ -9,6 +9,7 @@ if its own links lead to places of tasks: the kernel poisons the links of a task
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -203,9 +204,9 @@ def gather(
             others, remarks = _others(kernel, offsets, first, ahead, limit, None, is_broken=False)
             return Roll([*ahead, *others], set(ahead), True, remarks, is_sound=True)
     behind, _ = along(kernel, first, link, limit, backwards=True)
-    tasks = list(dict.fromkeys([*ahead, *reversed(behind)]))
-    tasks = _vouched(kernel, offsets, first, tasks)
-    others, remarks = _others(kernel, offsets, first, tasks, limit, slabs)
+    led = list(dict.fromkeys([*ahead, *reversed(behind)]))
+    tasks = _vouched(kernel, offsets, first, led)
+    others, remarks = _others(kernel, offsets, first, tasks, limit, slabs, led)
     tasks += others
     tasks += _led_to(kernel, offsets, first, tasks)
     roll = _joined(kernel, offsets, first, tasks)
@@ -282,10 +283,14 @@ def _others(
     tasks: list[int],
     limit: int,
     slabs: TaskSlabs | None,
+    led: Sequence[int] = (),
     *,
     is_broken: bool = True,
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Tasks of further processes, found in all other ways; and remarks if there are more."""
+    """Tasks of further processes, found in all other ways; and remarks if there are more.
+
+    Links lead to `led`: lost tasks, too, lie in the slabs of tasks.
+    """
     known = {first, *tasks}
     found: list[int] = []
     left_out: set[int] = set()
@@ -301,7 +306,7 @@ def _others(
     for _ in range(_SCANS if slabs else 1):
         before = len(found)
         if slabs:  # more known tasks show better where tasks lie in slabs
-            reached = np.array([first, *tasks, *found], np.uint64)
+            reached = np.array(list({first, *tasks, *led, *found}), np.uint64)
             add(_in_slabs(kernel, offsets, reached, slabs))
         new += found[before:]
         while new and rounds < _GENERATIONS:

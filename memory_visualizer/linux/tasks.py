@@ -87,7 +87,7 @@ def _roll(
 ) -> tuple[Offsets, Roll] | None:
     """The tasks of all processes, and the offsets in them; `first` is the first task of all.
 
-    If the first task is lost, the walk begins at a thread that every kernel has.
+    If the first task is lost or leads nowhere, the walk begins at a thread that every kernel has.
     """
 
     def gathered(offsets: Offsets | None, first: int) -> tuple[Offsets, Roll] | None:
@@ -98,8 +98,9 @@ def _roll(
         if (known := gathered(offsets, thread)) is None:
             return None
         roll = known[1]
+        state = "is lost" if is_first_lost(found, first) else "leads to no other task"
         remark = (
-            "the first task (init_task) is lost: the list of processes was read from another task"
+            f"the first task (init_task) {state}: the list of processes was read from another task"
             " on"
         )
         return offsets, replace(
@@ -133,7 +134,7 @@ def _roll(
     # There is no BTF, or its offsets lead nowhere.
     if known := gathered(shown(), first):
         return known
-    by_thread = find_by_thread(found, limit) if is_first_lost(found, first) else None
+    by_thread = find_by_thread(found, limit)
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 

@@ -217,6 +217,26 @@ def test_the_whole_first_task_lost(world: World, filler: bytes) -> None:
     assert any("first task" in remark for remark in damaged.remarks)
 
 
+@pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\xb0\xb0\xd0\xba"], ids=bytes.hex)
+def test_all_tasks_beside_the_first_lost(world: World, filler: bytes) -> None:
+    """The first task leads to lost tasks only; all known kernel threads are lost, too."""
+    names = ("init", "kthreadd", "kworker/0:0", "ksoftirqd/0")
+    last = max((task for task in world.truth.tasks if task.listed), key=lambda task: task.pid)
+    tasks = [task for task in world.truth.tasks if task.comm in names or task is last]
+    lost = (filler * PAGE)[: TASK_PAGES * PAGE]
+    damaged = world.opened({world.physical(task): lost for task in tasks})
+    assert_law(world, damaged, tasks)
+
+
+def test_the_first_task_leads_nowhere(world: World) -> None:
+    """Without the first task's links, the search begins at a thread that every kernel has."""
+    first = world.physical(world.first)
+    links = [world.truth.places[member] for member in ("tasks", "children")]
+    damaged = world.opened({first + place: bytes(16) for place in links})
+    assert_law(world, damaged, [world.first])
+    assert any("leads to no other task" in remark for remark in damaged.remarks)
+
+
 LAW = settings(
     max_examples=EXAMPLES,
     deadline=None,
