@@ -110,9 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
                 extra["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
             if store.ranges:
                 extra["Accept-Ranges"] = "bytes"
+            if body:  # noted before the answer: a client may refuse by the answer's first line
+                store.asked.append((name, start, end))
             self._head(206 if told else 200, end - start, extra)
             if body:
-                store.asked.append((name, start, end))
                 self._send(file, start, end)
 
     def _head(self, status: int, size: int, extra: dict[str, str] | None = None) -> None:
