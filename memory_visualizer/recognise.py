@@ -40,7 +40,11 @@ def recognise(dump: Dump, progress: Progress | None = None) -> Snapshot:
     `progress` and errors as for Dump.scan. BadInputError also if the memory of a raw file is
     misplaced and cannot be moved into place.
     """
-    snapshot = _recognise(dump, progress)
+    return _with_remarks(_recognise(dump, progress), dump)
+
+
+def _with_remarks(snapshot: Snapshot, dump: Dump) -> Snapshot:
+    """The snapshot with the remarks on everything that was left out in the dump."""
     if snapshot.dump is not dump:  # moved into place, and recognised by itself
         return snapshot
     return replace(snapshot, remarks=(*snapshot.remarks, *dump.budget.remarks))
@@ -203,8 +207,9 @@ def _mended(
         if remarks is not None:
             remarks += search.remarks
         return None
-    snapshot = recognise(MendedDump(dump, pieces), progress)
-    if not snapshot.system:
+    mended = MendedDump(dump, pieces)
+    snapshot = _as_windows(mended, progress) if known else recognise(mended, progress)
+    if not snapshot or not snapshot.system:
         raise _MendError(dump, search.tables, max(abs(piece.shift) for piece in pieces))
     return snapshot
 
@@ -244,17 +249,32 @@ def _behind_header(
     return None
 
 
-def _recognise_by_more(
-    dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch, progress: Progress | None
-) -> Snapshot:
-    """Scan once more, for tables at unusual places and for other systems."""
-    from memory_visualizer.linux.banner import BannerSearch
-    from memory_visualizer.linux.kernel import TopTableSearch
-    from memory_visualizer.unknown import system as unknown
-    from memory_visualizer.unknown.toplevels import SpaceSearch
+def _as_windows(dump: Dump, progress: Progress | None) -> Snapshot | None:
+    """The snapshot of a dump that can only be of Windows; None if its page tables are not found."""
+    zeros, tables = ZeroScan(dump), TopLevelSearch()
+    objects = learn(dump, tables)
+    dump.scan([zeros.visitor, tables.visitor, *([objects.visitor] if objects else [])], progress)
+    if found := tables.found(dump):
+        snapshot: Snapshot | None = windows.understand(dump, zeros.zero, found, objects)
+    else:
+        snapshot = _windows_anywhere(
+            dump, zeros.zero, tables, [], progress
+        ) or _windows_by_processes(dump, zeros.zero, tables, progress)
+    return _with_remarks(snapshot, dump) if snapshot else None
 
-    texts, spaces, tables = VmcoreInfoSearch(), SpaceSearch(dump), TopTableSearch()
-    banners, asked = BannerSearch(), 0
+
+def _windows_anywhere(
+    dump: Dump,
+    zero: NDArray[np.bool_],
+    search: TopLevelSearch,
+    others: Sequence[Visitor[Any]],
+    progress: Progress | None,
+) -> Snapshot | None:
+    """The snapshot of a Windows whose tables lie at unusual places; None if it is not found.
+
+    `others` take part in the scan, which ends early if Windows is found.
+    """
+    asked = 0
 
     def is_windows() -> bool:
         nonlocal asked
@@ -265,15 +285,45 @@ def _recognise_by_more(
         found = search.found(dump)
         return found is not None and len(found.roots) >= _ENOUGH_TABLES
 
-    visitors: list[Visitor[Any]] = [search.everywhere, texts.everywhere]
-    visitors += [spaces.visitor, tables.visitor, banners.visitor]
-    dump.scan(visitors, progress, until=is_windows)
+    dump.scan([search.everywhere, *others], progress, until=is_windows)
     if is_windows():
         # The index at which this boot's tables name themselves is known now.
         search.scan_only()
         dump.scan([search.visitor])
     if found := search.found(dump):
         return _in_place(windows.understand(dump, zero, found), found.roots, progress)
+    return None
+
+
+def _windows_by_processes(
+    dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch, progress: Progress | None
+) -> Snapshot | None:
+    """The snapshot of a Windows by its processes; None if there are none.
+
+    If the tables that lead to KUSER_SHARED_DATA are damaged, the processes tell the system.
+    """
+    if alike := search.alike(dump):
+        who = find_processes(dump, alike)
+        if any(process.object_address for process in who.processes):
+            snapshot = windows.understand(dump, zero, alike, who=who)
+            return _in_place(snapshot, alike.roots, progress)
+    return None
+
+
+def _recognise_by_more(
+    dump: Dump, zero: NDArray[np.bool_], search: TopLevelSearch, progress: Progress | None
+) -> Snapshot:
+    """Scan once more, for tables at unusual places and for other systems."""
+    from memory_visualizer.linux.banner import BannerSearch
+    from memory_visualizer.linux.kernel import TopTableSearch
+    from memory_visualizer.unknown import system as unknown
+    from memory_visualizer.unknown.toplevels import SpaceSearch
+
+    texts, spaces, tables = VmcoreInfoSearch(), SpaceSearch(dump), TopTableSearch()
+    banners = BannerSearch()
+    others: list[Visitor[Any]] = [texts.everywhere, spaces.visitor, tables.visitor, banners.visitor]
+    if found := _windows_anywhere(dump, zero, search, others, progress):
+        return found
     if linux := _as_linux(dump, zero, texts.found(dump), progress, tables):
         return linux
     remarks: list[str] = []
@@ -287,12 +337,8 @@ def _recognise_by_more(
         else:
             if mended:
                 return mended
-    # If the tables that lead to KUSER_SHARED_DATA are damaged, the processes tell the system.
-    if alike := search.alike(dump):
-        who = find_processes(dump, alike)
-        if any(process.object_address for process in who.processes):
-            snapshot = windows.understand(dump, zero, alike, who=who)
-            return _in_place(snapshot, alike.roots, progress)
+    if found := _windows_by_processes(dump, zero, search, progress):
+        return found
     snapshot = unknown.understand(dump, zero, spaces.found(dump))
     remarks += [
         f"the dump names a Linux kernel, {printable(info.release)}, but that kernel is not where it"

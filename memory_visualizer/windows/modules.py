@@ -101,17 +101,24 @@ class _Finder:
         """The entries of the list that names the most images, and whether it is whole."""
         best: tuple[list[int], bool] = [], False
         best_count = 0
+        met: set[int] = set()
         for head in self._heads():
+            if head in met:  # the list was read from another head on
+                continue
             entries, is_whole = joined_links(
                 self._kernel, head, lowest=self._lowest, limit=self._limit
             )
+            met.update(entries)
             count = self._named_images(np.array(entries, np.uint64))
             if count > best_count:
                 best, best_count = (entries, is_whole), count
         return best
 
     def _heads(self) -> list[int]:
-        """Addresses of links in data of images whose neighbour links back and names an image."""
+        """Addresses of links in data of images whose neighbour links back and names an image.
+
+        Links that do not name an image themselves come first: the others may be entries.
+        """
         kernel, word = self._kernel, self._kernel.word
         lowest = np.uint64(self._lowest)
         frames, virtual = data_pages(self._dump, kernel, self._images)
@@ -142,8 +149,10 @@ class _Finder:
         back, _ = kernel.numbers(ahead + np.uint64(word))
         heads, ahead, behind = (column[back == heads] for column in (heads, ahead, behind))
         named = self._name_image(ahead).any(axis=1) | self._name_image(behind).any(axis=1)
-        chosen: list[int] = heads[named][:_MAX_LISTS].tolist()
-        self._dump.budget.note("list of modules", int(np.count_nonzero(named)) - _MAX_LISTS)
+        heads = heads[named]
+        heads = heads[np.argsort(self._name_image(heads).any(axis=1), kind="stable")]
+        self._dump.budget.note("list of modules", len(heads) - _MAX_LISTS)
+        chosen: list[int] = heads[:_MAX_LISTS].tolist()
         return chosen
 
     def _words(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -218,13 +227,14 @@ class _Finder:
         frames = kernel.all_frames()
         for at in range(0, len(frames), _FRAMES_AT_ONCE):
             some = frames[at : at + _FRAMES_AT_ONCE]
-            words = dump.read_frames(some).view(f"<u{word}")
-            likely = (words >= starts[0]) & (words <= starts[-1]) & (words % PAGE_SIZE == 0)
-            row, column = np.nonzero(likely)
-            values = words[row, column].astype(np.uint64)
-            is_base = starts[np.searchsorted(starts, values)] == values
-            place = column[is_base].astype(np.uint64) * np.uint64(word)
-            found.append(kernel.virtual(some[row[is_base]]) + place)
+            words = dump.read_frames(some).view(f"<u{word}").ravel()
+            # Below the first image, the difference wraps around.
+            near = words - words.dtype.type(starts[0]) <= words.dtype.type(starts[-1] - starts[0])
+            place = np.flatnonzero(near)
+            values = words[place].astype(np.uint64)
+            place = place[starts[np.searchsorted(starts, values)] == values]
+            row, inside = np.divmod(place * word, PAGE_SIZE)
+            found.append(kernel.virtual(some[row]) + inside.astype(np.uint64))
         entries = np.concatenate(found)
         entries = entries[entries >= np.uint64(self._lowest)] - np.uint64(form.base)
         entries = dump.budget.take("possible module", distinct(entries))

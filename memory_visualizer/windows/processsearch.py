@@ -349,8 +349,8 @@ def objects_by_base(
 
     def scan(part: NDArray[np.int64]) -> NDArray[np.int64]:
         words = memory.read_frames(part).view(f"<u{step}").reshape(-1)
-        frame = np.minimum(words >> words.dtype.type(12), memory.frame_count).astype(np.int64)
-        place = np.flatnonzero(has_base[frame])
+        frames = (words >> words.dtype.type(12)).astype(np.int64, copy=False)
+        place = np.flatnonzero(has_base.take(frames, mode="clip"))  # the last is of no base
         values = words[place].astype(np.uint64) & ~np.uint64(BASE_NUMBER)
         place = place[is_in(values, wanted)]
         page, at = np.divmod(place * step, PAGE_SIZE)
