@@ -6,7 +6,7 @@ each member, and each entry is compared with the header of its image. If the lis
 the kernel's memory is searched for further entries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,9 @@ from memory_visualizer.windows.ranges import Ranges
 _WORDS = 16
 """Words of an entry that are examined."""
 _VOTERS = 256
-_FRAMES_AT_ONCE = 512
+_FRAMES_AT_ONCE, _FRAMES_IN_PART = 512, 2048
+_BELIEVED = 3 / 4
+"""The share of all images that a whole list must name to end the search for other lists."""
 _LONGEST_NAME = 1 << 10
 """Bytes of a path; the paths of drivers have some hundred."""
 _MAX_LISTS = 64
@@ -112,20 +114,38 @@ class _Finder:
             count = self._named_images(np.array(entries, np.uint64))
             if count > best_count:
                 best, best_count = (entries, is_whole), count
+            if is_whole and count >= _BELIEVED * len(self._images.start):
+                break
         return best
 
-    def _heads(self) -> list[int]:
+    def _heads(self) -> Iterator[int]:
         """Addresses of links in data of images whose neighbour links back and names an image.
 
-        Links that do not name an image themselves come first: the others may be entries.
+        Of each part of the data, links that do not name an image themselves come first: the others
+        may be entries.
         """
-        kernel, word = self._kernel, self._kernel.word
-        lowest = np.uint64(self._lowest)
-        frames, virtual = data_pages(self._dump, kernel, self._images)
+        budget = self._dump.budget
+        frames, virtual = data_pages(self._dump, self._kernel, self._images)
         held = is_held(self._dump, frames)
         frames, virtual = frames[held], virtual[held]
+        likely, left = budget.limit("list of the kernel"), _MAX_LISTS
+        for start in range(0, len(frames), _FRAMES_IN_PART):
+            part = slice(start, start + _FRAMES_IN_PART)
+            heads = self._likely_heads(frames[part], virtual[part])
+            budget.refuse("list of the kernel", len(heads) - likely)
+            heads, likely = heads[:likely], max(likely - len(heads), 0)
+            heads = self._proven(heads)
+            budget.refuse("list of modules", len(heads) - left)
+            heads, left = heads[:left], max(left - len(heads), 0)
+            yield from heads.tolist()
 
-        def likely_heads(start: int) -> NDArray[np.uint64]:
+    def _likely_heads(
+        self, frames: NDArray[np.int64], virtual: NDArray[np.uint64]
+    ) -> NDArray[np.uint64]:
+        """Addresses in these frames, of which the addresses are given, that may hold links."""
+        word, lowest = self._kernel.word, np.uint64(self._lowest)
+
+        def look(start: int) -> NDArray[np.uint64]:
             pages = self._dump.read_frames(frames[start : start + _FRAMES_AT_ONCE])
             words = pages.view(f"<u{word}")
             # Few words are addresses of the kernel; only these need further tests.
@@ -142,18 +162,18 @@ class _Finder:
             found: NDArray[np.uint64] = own[likely]
             return found
 
-        batches = in_order(likely_heads, range(0, len(frames), _FRAMES_AT_ONCE))
-        none = np.empty(0, np.uint64)
-        heads = self._dump.budget.take("list of the kernel", np.concatenate([none, *batches]))
+        batches = in_order(look, range(0, len(frames), _FRAMES_AT_ONCE))
+        return np.concatenate([np.empty(0, np.uint64), *batches])
+
+    def _proven(self, heads: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The heads whose neighbour links back and names an image, in the order to try them."""
+        kernel, word = self._kernel, self._kernel.word
         ahead, behind = (kernel.numbers(heads + np.uint64(step))[0] for step in (0, word))
         back, _ = kernel.numbers(ahead + np.uint64(word))
         heads, ahead, behind = (column[back == heads] for column in (heads, ahead, behind))
         named = self._name_image(ahead).any(axis=1) | self._name_image(behind).any(axis=1)
         heads = heads[named]
-        heads = heads[np.argsort(self._name_image(heads).any(axis=1), kind="stable")]
-        self._dump.budget.note("list of modules", len(heads) - _MAX_LISTS)
-        chosen: list[int] = heads[:_MAX_LISTS].tolist()
-        return chosen
+        return heads[np.argsort(self._name_image(heads).any(axis=1), kind="stable")]
 
     def _words(self, entries: NDArray[np.uint64]) -> NDArray[np.uint64]:
         kernel = self._kernel
