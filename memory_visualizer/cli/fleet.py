@@ -16,6 +16,7 @@ from memory_visualizer.cli.command import (
     check_picture_options,
     say,
 )
+from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.errors import BadInputError
 from memory_visualizer.fleet.cluster import Place, check_libraries
 from memory_visualizer.fleet.gallery import FILE as INDEX
@@ -151,6 +152,7 @@ def main(program: str, options: argparse.Namespace) -> int:
         force=options.force,
         split=options.split,
         remark=partial(say, program),
+        shown=lambda source: ProgressLine(f"reading {printable(source.name)}"),
     )
     kept, failed = 0, 0
     try:

@@ -9,6 +9,7 @@ import queue
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ from memory_visualizer.fleet.outcome import Outcome, write_outcome
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.split import SplitScan, is_large
 from memory_visualizer.fleet.task import ClusterError, Options, Result, analyse
+from memory_visualizer.formats.base import Progress
 from memory_visualizer.printable import counted
 from memory_visualizer.version import __version__
 
@@ -38,15 +40,16 @@ def results(
     force: bool = False,
     split: bool = False,
     remark: Callable[[str], None] = lambda _: None,
+    shown: Callable[[Source], AbstractContextManager[Progress | None]] = lambda _: nullcontext(),
 ) -> Iterator[Result]:
     """Analyse all dumps, and yield each result as soon as it is there, in any order.
 
     The outputs go to `folder`, an absolute path that exists. Large dumps come last, one at a time:
     this process analyses them, and all workers share their scan. With `split` this holds for all
-    dumps. While the scheduler has no workers, this waits, and tells `remark`. ClusterError if the
-    scheduler cannot be reached, goes away, or its workers cannot do the tasks; dumps that were
-    yielded before are complete, and no partial output is left. MissingLibraryError if Dask is not
-    installed.
+    dumps; `shown` shows the progress of each such scan. While the scheduler has no workers, this
+    waits, and tells `remark`. ClusterError if the scheduler cannot be reached, goes away, or its
+    workers cannot do the tasks; dumps that were yielded before are complete, and no partial output
+    is left. MissingLibraryError if Dask is not installed.
     """
     check_libraries()
     with connected(place) as client:
@@ -54,7 +57,7 @@ def results(
         large = [source for source in sources if split or is_large(source.url)]
         try:
             yield from run.results([source for source in sources if source not in large])
-            yield from run.shared(large)
+            yield from run.shared(large, shown)
         finally:
             run.cancel()
 
@@ -101,7 +104,11 @@ class _Run:
             self._sources.clear()
             yield self._result(source, future)
 
-    def shared(self, sources: Sequence[Source]) -> Iterator[Result]:
+    def shared(
+        self,
+        sources: Sequence[Source],
+        shown: Callable[[Source], AbstractContextManager[Progress | None]],
+    ) -> Iterator[Result]:
         """Analyse dumps here, one after another, while all workers share their scans."""
         self._left = len(sources)
         for source in sources:
@@ -110,9 +117,15 @@ class _Run:
                 workers=max(sum(self._client.nthreads().values()), 1),
                 say=self._remark,
             )
-            result = analyse(
-                source, self._folder, self._options, force=self._force, scanner=scanner
-            )
+            with shown(source) as progress:
+                result = analyse(
+                    source,
+                    self._folder,
+                    self._options,
+                    force=self._force,
+                    scanner=scanner,
+                    progress=progress,
+                )
             self._left -= 1
             yield result
 

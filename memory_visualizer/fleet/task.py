@@ -30,7 +30,7 @@ from memory_visualizer.fleet.outcome import (
 )
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.thumbnail import write_thumbnail
-from memory_visualizer.formats.base import Scanner
+from memory_visualizer.formats.base import Progress, Scanner
 from memory_visualizer.formats.files import file_size
 from memory_visualizer.formats.opening import fingerprint
 from memory_visualizer.formats.paths import as_path
@@ -105,12 +105,13 @@ def analyse(
     *,
     force: bool = False,
     scanner: Scanner | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Write all outputs of one dump into the run's folder, unless they are there already.
 
-    `force` as for output.whole_file, `scanner` as for api.open. ClusterError if this machine
-    does not see the folder, or the scanner's cluster is at fault; OSError if the outcome cannot be
-    written.
+    `force` as for output.whole_file, `scanner` and `progress` as for api.open. ClusterError if this
+    machine does not see the folder, or the scanner's cluster is at fault; OSError if the outcome
+    cannot be written.
     """
     if not folder.is_dir():
         raise ClusterError(
@@ -129,7 +130,7 @@ def analyse(
     if earlier and earlier.serves(draft, folder):
         return Result(earlier, is_kept=True)
     clear(folder, source.name)
-    outcome = _made(draft, folder, options, scanner, force=force)
+    outcome = _made(draft, folder, options, scanner, progress, force=force)
     if not outcome.is_done:
         clear(folder, source.name)
     write_outcome(folder, outcome)
@@ -145,11 +146,19 @@ def _identified(draft: Outcome) -> Outcome:
 
 
 def _made(
-    draft: Outcome, folder: Path, options: Options, scanner: Scanner | None, *, force: bool
+    draft: Outcome,
+    folder: Path,
+    options: Options,
+    scanner: Scanner | None,
+    progress: Progress | None,
+    *,
+    force: bool,
 ) -> Outcome:
     """Analyse the dump and write its outputs."""
     try:
-        with open_snapshot(draft.source, lenient=options.lenient, scanner=scanner) as snapshot:
+        with open_snapshot(
+            draft.source, lenient=options.lenient, progress=progress, scanner=scanner
+        ) as snapshot:
             outcome = _written(draft, folder, snapshot, options, force=force)
         sizes = {
             path.relative_to(folder).as_posix(): path.stat().st_size

@@ -18,6 +18,7 @@ from memory_visualizer.fleet.outcome import DONE, Outcome, read_outcome
 from memory_visualizer.fleet.runner import results
 from memory_visualizer.fleet.sources import Source
 from memory_visualizer.fleet.task import ClusterError, Options, Result
+from memory_visualizer.formats.base import Progress
 from tests.fleet.conftest import Analysed
 from tests.fleet.test_task import files_of
 
@@ -228,8 +229,15 @@ def test_split_dumps_are_those_of_one_machine(
 
     monkeypatch.setattr(runner, "_look", lambda: noted)
     sources = [Source(str(analysed.dumps / name), name) for name in ("win7.raw", "nothing")]
-    found = list(results(sources, tmp_path, Options(), Place(), split=True))
+    told: dict[str, tuple[int, int | None]] = {}
+
+    def shown(source: Source) -> nullcontext[Progress]:
+        return nullcontext(lambda done, total: told.update({source.name: (done, total)}))
+
+    found = list(results(sources, tmp_path, Options(), Place(), split=True, shown=shown))
     assert [one.outcome.name for one in found] == ["win7.raw", "nothing"]
+    sizes = {source.name: Path(source.url).stat().st_size for source in sources}
+    assert told == {name: (size, size) for name, size in sizes.items()}
     assert len(parts) >= 2
     made = files_of(tmp_path)
     assert made == {path: each for path, each in files_of(analysed.folder).items() if path in made}
