@@ -333,20 +333,22 @@ def _relatives(
 ) -> _Addresses:
     """Children and siblings of tasks, as far as they link back.
 
-    If nothing is broken, one direction tells as much as both.
+    If nothing is broken, neither the list of all tasks nor any of these links, one direction tells
+    as much as both.
     """
     if offsets.children is None or offsets.sibling is None:
         return np.empty(0, np.uint64)
     sibling, children = np.uint64(offsets.sibling), np.uint64(offsets.children)
     links = np.concatenate((tasks + children, tasks + sibling))
-    directions = (0, kernel.word)[: 1 + is_broken]
-    places = [at + ahead for ahead in directions for at in (offsets.children, offsets.sibling)]
-    (parents, *targets), _ = kernel.members(tasks, (offsets.parent, *places))
-    found = []
-    for number, ahead in enumerate(directions):
-        led = np.concatenate(targets[2 * number : 2 * number + 2])
+    found, parents = [], np.empty(0, np.uint64)
+    for ahead in (0, kernel.word):
+        places = (offsets.parent, offsets.children + ahead, offsets.sibling + ahead)
+        (parents, *targets), _ = kernel.members(tasks, places)
+        led = np.concatenate(targets)
         back, _ = kernel.numbers(led + np.uint64(kernel.word - ahead))
         found.append(led[(back == links) & (led != links)])
+        if not is_broken and np.array_equal(back, links):
+            break
     led = np.concatenate(found)
     # The last sibling leads to the head of the list, which is in the parent. If all relatives are
     # known already, as in a sound dump, none is read again.

@@ -228,6 +228,19 @@ def test_all_tasks_beside_the_first_lost(world: World, filler: bytes) -> None:
     assert_law(world, damaged, tasks)
 
 
+def test_siblings_of_a_hidden_task(world: World) -> None:
+    """A task in no list of all tasks is found from both sides: one of them may be damaged."""
+    places, tasks = world.truth.places, world.truth.tasks
+    hidden = next(task for task in tasks if not task.listed)
+    beside = struct.unpack_from("<QQ", world.contents, world.physical(hidden) + places["sibling"])
+    lost = [task for task in tasks if task.address + places["sibling"] in beside]
+    assert lost
+    for task in lost:
+        for octets in (bytes(16), b"LibvirtQemudSave"):
+            damaged = world.opened({world.physical(task) + places["sibling"]: octets})
+            assert_law(world, damaged, [task])
+
+
 def test_the_first_task_leads_nowhere(world: World) -> None:
     """Without the first task's links, the search begins at a thread that every kernel has."""
     first = world.physical(world.first)
