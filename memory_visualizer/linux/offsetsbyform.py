@@ -49,6 +49,8 @@ _COLUMNS_OF_PID, _COLUMNS_OF_GROUP = 32, 64
 searched for."""
 _CACHE_LINE = 64
 """Tasks begin at multiples of a cache line."""
+_SMALLEST_LINE = 32
+"""The smallest cache line of a processor that is supported."""
 _TO_SIBLING = 16
 """Distance from children to sibling."""
 _FEW_LETTERS = 2
@@ -290,7 +292,8 @@ def _named_tasks(
 ) -> tuple[list[int], int, bool]:
     """The tasks in both directions from the first; the number with names; whether they form a ring.
 
-    A link is followed if its target links back, or has a name.
+    A link is followed if its target links back, or has a name. Beside the right offset, links lead
+    to places where longer names end, but no task begins.
     """
     tasks: dict[int, bool] = {}
     for direction in (0, kernel.word):
@@ -305,7 +308,8 @@ def _named_tasks(
             if at == first and leads_back:
                 return list(tasks), sum(tasks.values()), direction == 0
             named = is_name(kernel.read(at + comm, COMM_SIZE) or b"")
-            if at == first or at in tasks or not (leads_back or named):
+            is_aligned = at % _SMALLEST_LINE == 0
+            if at == first or at in tasks or not is_aligned or not (leads_back or named):
                 break
             tasks[at] = named
     return list(tasks), sum(tasks.values()), False

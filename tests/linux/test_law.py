@@ -228,6 +228,13 @@ def test_all_tasks_beside_the_first_lost(world: World, filler: bytes) -> None:
     assert_law(world, damaged, tasks)
 
 
+def test_a_name_lost_beside_the_first_task(world: World) -> None:
+    """Without types, names tell the list of all tasks; longer names have ends that look alike."""
+    task = world.truth.tasks[0]
+    place = world.physical(task) + world.truth.places["comm"]
+    assert_law(world, world.opened({place: b"\xff" * 16}), [task])
+
+
 def test_siblings_of_a_hidden_task(world: World) -> None:
     """A task in no list of all tasks is found from both sides: one of them may be damaged."""
     places, tasks = world.truth.places, world.truth.tasks
