@@ -418,10 +418,12 @@ def _find_parents(
 
 def _find_flags(kernel: TableMemory, examples: _Examples, parent: int, pid: int) -> int | None:
     """The offset `flags`: kernel threads, kthreadd's children, have a bit of their own."""
-    own = examples.numbers[:, pid // 4]
     parents = examples.words[:, parent // kernel.word]
-    above, known = kernel.numbers(parents + np.uint64(pid), 4)
-    expected = (own == KERNEL_THREADS_PARENT) | (known & (above == KERNEL_THREADS_PARENT))
+    above, known = kernel.members(parents, (pid - 4, pid), 4)
+    # One wrong number must not make init the parent of kernel threads.
+    of_kthreadd = np.logical_and.reduce(known & (above == KERNEL_THREADS_PARENT))
+    own = examples.numbers[:, pid // 4 - 1 : pid // 4 + 1] == KERNEL_THREADS_PARENT
+    expected = of_kthreadd | np.logical_and.reduce(own, axis=1)
     expected[0] = True
     told = examples.numbers[:, :64] & np.uint32(KERNEL_THREAD) != 0
     share = np.mean(told == expected[:, None], axis=0)

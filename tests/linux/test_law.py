@@ -235,6 +235,14 @@ def test_a_name_lost_beside_the_first_task(world: World) -> None:
     assert_law(world, world.opened({place: b"\xff" * 16}), [task])
 
 
+@pytest.mark.parametrize("member", ["pid", "tgid"])
+def test_init_with_a_number_of_kthreadd(world: World, member: str) -> None:
+    """Without types, the children of kthreadd tell the flag of kernel threads."""
+    task = world.truth.tasks[0]
+    place = world.physical(task) + world.truth.places[member]
+    assert_law(world, world.opened({place: struct.pack("<I", 2)}), [task])
+
+
 def test_siblings_of_a_hidden_task(world: World) -> None:
     """A task in no list of all tasks is found from both sides: one of them may be damaged."""
     places, tasks = world.truth.places, world.truth.tasks
