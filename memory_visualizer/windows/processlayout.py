@@ -245,10 +245,10 @@ def _find_name(contents: NDArray[np.uint8]) -> int | None:
     """The first offset at which most objects have a name; longer names weigh more."""
     columns = (contents.shape[1] - 16) // 4
     score = np.zeros(columns)
-    for column in range(columns):
+    first, second = contents[:, : 4 * columns : 4], contents[:, 1 : 4 * columns : 4]
+    begins = np.count_nonzero((first > 0x20) & (second >= 0x20), axis=0)
+    for column in np.flatnonzero(2 * begins >= len(contents)).tolist():
         texts = contents[:, column * 4 : column * 4 + 16]
-        if 2 * np.count_nonzero((texts[:, 0] > 0x20) & (texts[:, 1] >= 0x20)) < len(texts):
-            continue
         named = are_names(texts)
         if 2 * np.count_nonzero(named) < len(texts):
             continue
@@ -353,14 +353,12 @@ def _find_threads(
 
 def _common_distance(around: NDArray[np.uint8], link: NDArray[np.uint64], width: int) -> int | None:
     """The distance from thread objects to most links: a thread's first byte tells its type."""
-    best, best_count = None, len(link) // 2
-    for distance in range(0, _THREAD_BYTES, 4):
-        is_thread = around[:, _THREAD_BYTES - distance] == _THREAD_OBJECT
-        aligned = (link - np.uint64(distance)) % np.uint64(2 * width) == 0
-        count = int(np.count_nonzero(is_thread & aligned))
-        if count > best_count:
-            best, best_count = distance, count
-    return best
+    distances = np.arange(0, _THREAD_BYTES, 4)
+    is_thread = around[:, _THREAD_BYTES - distances] == _THREAD_OBJECT
+    aligned = (link[:, None] - distances.astype(np.uint64)) % np.uint64(2 * width) == 0
+    count = np.count_nonzero(is_thread & aligned, axis=0)
+    best = int(np.argmax(count))
+    return int(distances[best]) if count[best] > len(link) // 2 else None
 
 
 def _find_pid_of(around: NDArray[np.uint8], pids: NDArray[np.uint64], width: int) -> int | None:

@@ -350,16 +350,17 @@ def _packed_pages(
 ) -> tuple[bytes, bytes]:
     """The descriptors of pages, and the packed pages, which begin at byte `data_at`."""
     table, data = bytearray(), bytearray()
-    zero = b""
+    zeros, zero = bytes(block), b""
     for page in pages:
-        if not any(page) and zero:
+        if page == zeros and zero:
             table += zero
             continue
         packed, flag = pack_page(page, compression)
         if len(packed) >= block:
             packed, flag = page, 0
         descriptor = struct.pack(f"{order}QIIQ", data_at + len(data), len(packed), flag, 0)
-        zero = zero if any(page) else descriptor
+        if page == zeros:
+            zero = descriptor
         table += descriptor
         data += packed
     return bytes(table), bytes(data)
@@ -388,11 +389,11 @@ def _write_flattened(path: Path, stretches: Sequence[tuple[int, bytes]]) -> None
 
 
 def pack_page(page: bytes, compression: str) -> tuple[bytes, int]:
-    """A page as kdump packs it, and the flag that says so."""
+    """A page as makedumpfile packs it, and the flag that says so."""
     if compression == "none":
         return page, 0
     if compression == "zlib":
-        return zlib.compress(page), 1
+        return zlib.compress(page, zlib.Z_BEST_SPEED), 1
     if compression == "lzo":
         import lzallright
 

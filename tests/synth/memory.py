@@ -1,8 +1,8 @@
 """Physical memory under construction: the frames in use and their contents."""
 
 import functools
+from itertools import pairwise
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ Frames = npt.NDArray[np.int64]
 """Page frame numbers."""
 
 _NOISE_PAGES = 61  # prime, so that neighbouring frames differ whatever their stride
-_BLOCK_FRAMES = 4096
+_BLOCK_FRAMES = 256
+_ZEROS = bytes(PAGE_SIZE)
 
 
 class OutOfMemoryError(Exception):
@@ -143,39 +144,43 @@ class PhysicalMemory:
         """For each frame whether it holds only zeros."""
         zero = ~self._noise
         for frame, page in self._pages.items():
-            zero[frame] = not any(page)
+            zero[frame] = page == _ZEROS
         return zero
 
     def write(self, path: Path) -> None:
         """Write the image as a raw dump: byte N is physical address N."""
-        noise = self._noise_pages
+        filled = self._noise.copy()
+        filled[list(self._pages)] = True
+        pages = np.concatenate((self._noise_pages, np.zeros((1, PAGE_SIZE), np.uint8)))
+        # One place for the contents of each block: new memory would cost more than the contents.
+        room = np.empty((_BLOCK_FRAMES, PAGE_SIZE), np.uint8)
         with path.open("wb", buffering=0) as file:
             for start in range(0, self.frames, _BLOCK_FRAMES):
-                self._write_block(file, start, min(start + _BLOCK_FRAMES, self.frames), noise)
+                block = filled[start : start + _BLOCK_FRAMES]
+                if 4 * np.count_nonzero(block) > len(block):
+                    block = np.ones_like(block)
+                frames = np.flatnonzero(block) + start
+                self._fill(room[: len(frames)], frames, pages)
+                # Skipped bytes become a hole in the file and read as zeros.
+                breaks = np.flatnonzero(np.diff(frames, prepend=-2, append=-2) != 1).tolist()
+                for first, end in pairwise(breaks):
+                    file.seek(int(frames[first]) * PAGE_SIZE)
+                    file.write(room[first:end].data)
             file.truncate(self.frames * PAGE_SIZE)
 
-    def _write_block(
-        self, file: IO[bytes], start: int, end: int, noise: npt.NDArray[np.uint8]
+    def _fill(
+        self, room: npt.NDArray[np.uint8], frames: Frames, pages: npt.NDArray[np.uint8]
     ) -> None:
-        given = [frame for frame in range(start, end) if frame in self._pages]
-        noisy = np.flatnonzero(self._noise[start:end])
-        filled = np.union1d(noisy, np.array(given, dtype=np.int64) - start)
-        if len(filled) * 4 > end - start:
-            filled = np.arange(end - start)
-        content = np.zeros((len(filled), PAGE_SIZE), dtype=np.uint8)
-        content[np.searchsorted(filled, noisy)] = noise[(noisy + start) % _NOISE_PAGES]
+        """Put the contents of frames into `room`; `pages` are those of noise, then one of zeros."""
+        noisy = self._noise[frames]
+        kinds = np.where(noisy, frames % _NOISE_PAGES, _NOISE_PAGES)
+        np.take(pages, kinds, axis=0, out=room, mode="clip")
         # Every page of noise contains its number, so that no two pages are equal.
-        numbers = (noisy + start + 1).astype("<u8")[:, None].view(np.uint8)
-        content[np.searchsorted(filled, noisy), :8] = numbers
-        for frame in given:
-            page = np.frombuffer(self._pages[frame], dtype=np.uint8)
-            content[np.searchsorted(filled, frame - start)] = page
-        # Skipped bytes become a hole in the file and read as zeros.
-        breaks = np.flatnonzero(np.diff(filled) != 1) + 1
-        for frames, pages in zip(np.split(filled, breaks), np.split(content, breaks), strict=True):
-            if len(frames):
-                file.seek((start + int(frames[0])) * PAGE_SIZE)
-                file.write(pages.data)
+        room[noisy, :8] = (frames[noisy] + 1).astype("<u8")[:, None].view(np.uint8)
+        contents = room.reshape(-1).data
+        for row, frame in enumerate(frames.tolist()):
+            if page := self._pages.get(frame):
+                contents[row * PAGE_SIZE : (row + 1) * PAGE_SIZE] = page
 
     @functools.cached_property
     def _noise_pages(self) -> npt.NDArray[np.uint8]:

@@ -178,7 +178,7 @@ def _send_page(out: bytearray, offset: int, page: bytes, kind: str, goes_on: boo
     elif not page.strip(page[:1]):
         flags, data = _ZERO, page[:1]
     elif kind == "zlib":
-        packed = zlib.compress(page)
+        packed = zlib.compress(page, zlib.Z_BEST_SPEED)
         flags, data = _ZLIB, struct.pack(">I", len(packed)) + packed
     name = b"" if goes_on else b"\x06pc.ram"
     out += struct.pack(">Q", offset | flags | _CONTINUE * goes_on) + name + data

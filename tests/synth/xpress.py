@@ -1,12 +1,15 @@
 """A packer for Xpress by [MS-XCA]: 2.3 (plain) and 2.1 (with a Huffman code).
 
 It does not pack tightly: it takes the first copy that it finds, and every symbol has nine bits.
+Many tests pack the same blocks, so results are kept.
 """
 
+import functools
 import struct
 from collections.abc import Iterator
 
 _MIN = 3  # bytes of a copy
+_KEPT = 128
 
 
 def _tokens(data: bytes, window: int, longest: int) -> Iterator[int | tuple[int, int]]:
@@ -44,6 +47,7 @@ def _common(data: bytes, before: int, position: int, limit: int) -> int:
     return length
 
 
+@functools.lru_cache(_KEPT)
 def pack_plain(data: bytes) -> bytes:
     """2.3.4 of [MS-XCA]."""
     out = bytearray(4)
@@ -81,6 +85,7 @@ def pack_plain(data: bytes) -> bytes:
     return bytes(out)
 
 
+@functools.lru_cache(_KEPT)
 def pack_huffman(data: bytes) -> bytes:
     """2.1.4.3 of [MS-XCA], of 64 KiB at most. Codes of nine bits are the symbols."""
     assert len(data) <= 1 << 16
