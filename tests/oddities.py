@@ -577,7 +577,28 @@ def synthetic(family: str, folder: Path) -> Image:
     path = folder / "sound"
     truth = forge(path, profile, size=16 * MIB, processes=12, seed=3, **options)
     pages = np.fromfile(path, np.uint8).reshape(-1, PAGE_SIZE)
+    image = Image(profile, truth, pages, b"")
+    _set_parents(image)
     return Image(profile, truth, pages, pages.tobytes())
+
+
+def _set_parents(image: Image) -> None:
+    """Give processes parents as on a real machine.
+
+    If all processes that are left had the same lost parent, nothing would tell where parents stand.
+    """
+    by_name = {process.name: process.pid for process in image.truth.processes}
+    services, gone = by_name["services.exe"], max(by_name.values()) + 4
+    parents = {
+        "services.exe": by_name["wininit.exe"],
+        "lsass.exe": by_name["wininit.exe"],
+        "svchost.exe": services,
+        "explorer.exe": gone,  # by userinit.exe, which ends
+        "notepad.exe": by_name["explorer.exe"],
+    }
+    for process in image.truth.processes:
+        if process.name in parents:
+            image.set(process, "InheritedFromUniqueProcessId", parents[process.name])
 
 
 def victim(image: Image, which: str) -> Process:

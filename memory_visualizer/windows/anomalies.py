@@ -44,7 +44,7 @@ def put_together(
 
 def _process(judged: Judged, one: Object, now: int | None) -> FoundProcess:
     owner = None if one.space is None else judged.owners[one.space]
-    second = None if one.space is None else judged.seconds.get(one.space)
+    has_tables = judged.has_tables(one)
     is_listed = judged.is_listed(one)
     phase = _phase(judged, one, is_listed)
     has_ended = one.has_ended and not (phase == "ending" and not one.is_signalled)
@@ -58,11 +58,11 @@ def _process(judged: Judged, one: Object, now: int | None) -> FoundProcess:
         exited=time_of(one.exited or 0),
         is_alive=not has_ended,
         is_listed=is_listed,
-        space=one.space if one in (owner, second) else None,
+        space=one.space if has_tables else None,
         shadow=one.shadow,
     )
     odd = [*filter(None, [phase]), *_oddities(judged, one, is_listed, phase, now)]
-    if one not in (owner, second) and not has_ended:
+    if not has_tables and not has_ended:
         odd.append(f"base also of {owner.address:#x}" if owner else "base leads to no table")
     return replace(process, anomalies=tuple(odd))
 
@@ -134,10 +134,11 @@ def _with_doubles(judged: Judged, processes: list[FoundProcess]) -> Iterator[Fou
 
 
 def _undecided(judged: Judged) -> Iterator[str]:
-    """Sentences on address spaces that two processes claim with equal right."""
-    for space, second in judged.seconds.items():
-        owner = judged.owners[space or 0]
-        yield f"{_title(owner)} and {_title(second)} name the same page tables"
+    """Sentences on address spaces and pids that several processes claim with equal right."""
+    for space, others in judged.others.items():
+        if others:
+            *named, last = map(_title, (judged.owners[space], *others))
+            yield f"{', '.join(named)} and {last} name the same page tables"
     by_pid = defaultdict(list)
     for one in judged.processes:
         if one.is_pid_sound and one.thread_pid in (None, one.pid):

@@ -32,22 +32,20 @@ from memory_visualizer.windows.kernelmemory import AllMemory, KernelMemory, kern
 from memory_visualizer.windows.processjudge import Judged, Objects, judge
 from memory_visualizer.windows.processlayout import (
     Layout,
+    few_of_each_base,
     find_links,
     have_pool_tag,
     kernel_space,
-    numbers_at,
 )
 from memory_visualizer.windows.processobject import Object
 from memory_visualizer.windows.processsearch import (
     BASE_NUMBER,
-    TABLE_BASE,
     ProcessSearch,
     TableBases,
     find_candidates,
     is_in,
     objects_by_base,
     pointed_to,
-    rank_among,
     virtual_places,
 )
 from memory_visualizer.windows.toplevels import (
@@ -65,7 +63,6 @@ _COMPARED_SHADOWS = 1 << 8
 """How many second tables that no object names are compared with first tables; a remark tells the
 number of the others."""
 _FEWEST_DIRECTORIES = 2
-_VOTERS_OF_BASE = 2
 _FEW_CANDIDATES = 8
 _FRAMES_OF_PROCESS = 64
 """A process has at least so many frames. If a dump has more address spaces, it was made to waste
@@ -275,8 +272,7 @@ def _layout(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Lay
     Objects that resemble processes, by chance or by intent, can outnumber the processes; but each
     process has a base of its own.
     """
-    base = numbers_at(kernel, objects, TABLE_BASE[bits], bits // 8)
-    objects = objects[rank_among(base) < _VOTERS_OF_BASE]
+    objects = few_of_each_base(kernel, bits, objects)
     if layout := find_links(kernel, bits, objects):
         return layout
     sizes = kernel.read_partly(objects, 4)[:, 2]

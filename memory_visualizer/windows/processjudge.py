@@ -14,6 +14,7 @@ from memory_visualizer.windows.kernelmemory import KernelMemory
 from memory_visualizer.windows.processlayout import (
     Layout,
     are_pids,
+    few_of_each_base,
     have_pool_tag,
     is_pid,
     with_fields,
@@ -33,6 +34,8 @@ _LIST_FACTOR = 2
 """How many entries of the list are read for each possible process: some have ended."""
 _RIGHTS = 7
 """How many of the reasons for owning an address space, the first ones, are strong."""
+_CLAIMANTS = 8
+"""How many listed processes share an address space that they claim with equal right."""
 _FEW_CLUES = 2
 """With so many of four clues, an object's links are followed."""
 _SURE_CLUES = 3
@@ -91,9 +94,13 @@ class Objects:
         everything = np.array(sorted({*filter(is_process, links.of)}), np.uint64)
         everything = everything - np.uint64(offset)
         linked = np.array(list(active.main | active.proven), np.uint64) - np.uint64(offset)
-        is_voter = is_in(everything, np.sort(linked))
-        is_voter |= _clues(kernel, layout, everything, bases) >= _SURE_CLUES
-        voters = everything[is_voter] if np.count_nonzero(is_voter) > 1 else seeds
+        is_linked = is_in(everything, np.sort(linked))
+        others = everything[~is_linked]
+        others = others[_clues(kernel, layout, others, bases) >= _SURE_CLUES]
+        voters = np.concatenate((everything[is_linked], others))
+        voters = np.sort(
+            few_of_each_base(kernel, layout.bits, voters if len(voters) > 1 else seeds)
+        )
         layout = with_fields(layout, kernel, voters)
         if shadows:
             layout = with_shadow(layout, kernel, voters, shadows)
@@ -181,10 +188,18 @@ class Judged:
     copies: list[Object]
     owners: dict[int, Object]
     """The owner of each address space that an object leads to, by the index of the space."""
-    seconds: dict[int | None, Object]
-    """The other claimant of each address space that two listed processes claim with equal right."""
+    others: dict[int, list[Object]]
+    """The other claimants of each address space that listed processes claim with equal right, at
+    most _CLAIMANTS with the owner."""
     is_list_known: bool
     """Whether most processes are in a list at all; otherwise no process counts as unlisted."""
+
+    def has_tables(self, one: Object) -> bool:
+        """Whether the object owns the address space to which it leads, perhaps among others."""
+        if one.space is None:
+            return False
+        claimants = (self.owners[one.space], *self.others.get(one.space, ()))
+        return any(one is claimant for claimant in claimants)
 
     def is_listed(self, one: Object) -> bool:
         """Whether the object is in the list, or there is no known list."""
@@ -230,10 +245,10 @@ def judge(objects: Objects, fits: Callable[[Object], bool]) -> Judged:
         """The sort key: the object with the smallest key is the best owner of an address space."""
         entry = one.address + offset
         return (
-            entry not in main,
             one.pid == 0,
-            entry not in objects.list.proven,
             one.has_threads is False,
+            entry not in objects.list.proven,
+            entry not in main,
             -one.clues,
             one.has_ended,
             claims[one.space] > 1 and not fits(one),
@@ -245,11 +260,15 @@ def judge(objects: Objects, fits: Callable[[Object], bool]) -> Judged:
     for one in sorted((*listed, *others), key=rank):
         if one.space is not None:
             owners.setdefault(one.space, one)
-    seconds: dict[int | None, Object] = {}
+    with_equal_right: dict[int, list[Object]] = {}
+    room = len(owners)  # each claimant costs as much as a process of its own
     for one in sorted(listed, key=rank):
-        first = owners[one.space] if one.space is not None else one
-        if one is not first and rank(one)[:_RIGHTS] == rank(first)[:_RIGHTS]:
-            seconds.setdefault(first.space, one)
+        if one.space is None or one is (first := owners[one.space]):
+            continue
+        same = with_equal_right.setdefault(one.space, [])
+        if room and len(same) < _CLAIMANTS - 1 and rank(one)[:_RIGHTS] == rank(first)[:_RIGHTS]:
+            same.append(one)
+            room -= 1
     processes, copies = [*listed], []
     pids = {one.pid for one in listed}
     for one in others:
@@ -262,4 +281,4 @@ def judge(objects: Objects, fits: Callable[[Object], bool]) -> Judged:
             processes.append(one)
         else:
             copies.append(one)
-    return Judged(objects, processes, copies, owners, seconds, is_list_known)
+    return Judged(objects, processes, copies, owners, with_equal_right, is_list_known)

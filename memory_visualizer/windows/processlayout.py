@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from memory_visualizer.arrays import distinct
 from memory_visualizer.windows.kernelmemory import KernelMemory
-from memory_visualizer.windows.processsearch import PROCESS_OBJECT, TABLE_BASE, is_in
+from memory_visualizer.windows.processsearch import (
+    BASE_NUMBER,
+    PROCESS_OBJECT,
+    TABLE_BASE,
+    is_in,
+    rank_among,
+)
 from memory_visualizer.windows.toplevels import EARLIEST, LATEST
 
 OBJECT_BYTES = {32: 0x500, 64: 0xC00}
@@ -20,6 +26,7 @@ MAX_PID = 1 << 24
 NAME_BYTES = 15
 SYSTEM_PID = 4
 
+_VOTERS_OF_BASE = 2
 _VOTERS = 512
 """How many objects decide the offsets."""
 _COLUMNS_TRIED = 8
@@ -85,6 +92,17 @@ class Layout:
     def width(self) -> int:
         """Bytes of a pointer."""
         return self.bits // 8
+
+
+def few_of_each_base(
+    kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """The first objects of each table base.
+
+    Each process has a base of its own, but copies, and data that resemble a process, have not.
+    """
+    base = numbers_at(kernel, objects, TABLE_BASE[bits], bits // 8) & ~np.uint64(BASE_NUMBER)
+    return objects[rank_among(base) < _VOTERS_OF_BASE]
 
 
 def find_links(kernel: KernelMemory, bits: int, objects: NDArray[np.uint64]) -> Layout | None:
@@ -418,7 +436,8 @@ def _find_parent(
 ) -> int | None:
     """The offset that most often holds the pid of another, older process.
 
-    System has 0 there. A member with the same number everywhere is something else.
+    System has 0 there, and a plausible pid of System's weighs much against a member; but System's
+    object may be damaged as any other. A member with the same number everywhere is something else.
     """
     voters = np.flatnonzero(are_pids(pids))
     if not len(voters):
@@ -435,13 +454,14 @@ def _find_parent(
     hits |= values == SYSTEM_PID  # the parent's object may be lost
     hits &= values != own[:, None]
     wrong = (values >= MAX_PID) | (values & np.uint64(3) != 0)
-    system = own == SYSTEM_PID
+    system = np.where(values == 0, 1.0, np.where(wrong, 0.0, -len(voters) / 4))
     score = hits.sum(axis=0) - 1.0 * wrong.sum(axis=0)
     unknown = are_pids(values) & (values != own[:, None])
     # Several processes share a parent; a number that differs in each process is something else.
     siblings = unknown.sum(axis=0) - _distinct(values, unknown)
     score += _UNKNOWN_PARENT * siblings
-    score += np.where(system[:, None], np.where(values == 0, 1.0, -len(voters) / 2), 0).sum(axis=0)
+    if (own == SYSTEM_PID).any():
+        score += system[own == SYSTEM_PID].max(axis=0)  # all of them but one are damaged
     best, best_score = None, 0.0
     taken = {TABLE_BASE[layout.bits], layout.pid, layout.links, layout.links + layout.width}
     for column in np.argsort(-score, kind="stable")[:_COLUMNS_TRIED].tolist():

@@ -5,9 +5,10 @@ other links to the same place decide, so a damaged link, a wild link or a lost p
 process from the list.
 """
 
-from collections import defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
 import numpy as np
@@ -17,8 +18,14 @@ from memory_visualizer.arrays import distinct
 from memory_visualizer.windows.kernelmemory import KernelMemory
 
 _FORWARD, _BACK = 0, 1
+_WRONG = 2
+"""The doubt of an entry with a wrong link."""
 _End: TypeAlias = tuple[int, int, int]
 """An entry, a direction, and the target of its link in that direction."""
+_Place: TypeAlias = tuple[int, int]
+"""An entry and a direction: the place of its neighbour there."""
+_Word: TypeAlias = tuple[tuple[int, bool, bool, int, int, bool], _End]
+"""An end, after the weight of its entry's word."""
 
 
 @dataclass
@@ -30,7 +37,7 @@ class ActiveList:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     """Gaps in the list: the links before and behind each gap, 0 if unknown."""
     wrong: set[int] = field(default_factory=set)
-    """Links, in the list or not, with other targets than their neighbours demand."""
+    """Links, in the list or not, with other targets than confirmed neighbours demand."""
     proven: set[int] = field(default_factory=set)
     """Links, in the list or not, whose targets link back; also links to themselves."""
     left_out: int = 0
@@ -97,13 +104,11 @@ def find_list(
     entries of objects that surely are processes: only these are joined for the latter reason.
     """
     chain = _Chain(links.of, credible)
+    chain.decide()
     main = chain.largest(is_process)
-    chain.join_led_to(main)
-    chain.join_others(main)
     for part in _lost_parts(chain, main, credible):
         main |= part
-    chain.join_led_to(main)
-    return ActiveList(main, chain.gaps(main), chain.wrong(), chain.proven, links.left_out)
+    return ActiveList(main, chain.gaps(main), chain.wrong, chain.proven, links.left_out)
 
 
 class _Chain:
@@ -118,9 +123,33 @@ class _Chain:
         self.proven = set[int]()
         for entry, (forward, _) in links.items():
             if forward in links and links[forward][_BACK] == entry:
+                if self._is_half(entry) and self._is_half(forward):
+                    continue  # copies of the entry between them
                 self.proven |= {entry, forward}
                 if entry != forward:  # otherwise other entries, if any, tell its place
                     self._connect(entry, forward)
+        self._sizes = {entry: len(part) for entry, part in self._part_of.items()}
+        self.refuted = {entry for entry in links if self._is_refuted(entry)}
+        """Entries whose links tell nothing, since they are those of another entry, or old. Their
+        neighbours may tell their places."""
+        self._led_to = Counter(to for one, _, to in self.open_ends(links) if self._sizes[one] > 1)
+        self.wrong = set[int]()
+        """Entries whose own links differ from the decision, by the word of confirmed entries."""
+        self.doubtful = set[_Place]()
+        """Places that were decided by the word of entries that no neighbour confirms."""
+
+    def _is_half(self, entry: int) -> bool:
+        """Whether only one link leads to the entry itself: a copy over the entry's neighbour."""
+        return self.links[entry].count(entry) == 1
+
+    def _is_refuted(self, entry: int) -> bool:
+        """Whether no neighbour confirms an entry, and its links do not lead to a place for it.
+
+        Two neighbours that confirm each other leave no place between them.
+        """
+        forward, back = self.links[entry]
+        is_taken = forward in self.previous and back in self.next
+        return self._sizes[entry] == 1 and (is_taken or len({entry, forward, back}) < 3)
 
     def _connect(self, entry: int, following: int) -> None:
         self.next[entry], self.previous[following] = following, entry
@@ -156,62 +185,88 @@ class _Chain:
             if entry not in decided
         ]
 
-    def join_led_to(self, main: set[int]) -> None:
-        """Decide open ends by the links of the list's own entries, first within the list.
+    def decide(self) -> None:
+        """Decide open ends by the words of entries, the weightiest first.
 
-        Targets of the list's links are added to `main`, and so are entries that link to an entry of
-        the list whose own link is useless. Each end is visited a few times at most.
+        Words are an entry's own links, and others' links to it.
         """
-        claims: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for entry, direction, target in self.open_ends(self.links.keys() - main):
-            claims[target, 1 - direction].append(entry)
-        inside, outside = deque(self.open_ends(main)), deque[_End]()
-        claimed: deque[_End] = deque()
-        while inside or outside or claimed:
-            queue = inside or outside or claimed
-            end = queue.popleft()
-            entry, direction, target = end
-            if target not in self.links:
-                for other in sorted(
-                    claims.pop((entry, direction), ()), key=self._weight, reverse=True
-                ):
-                    claimed.append((other, 1 - direction, entry))
-                continue
+        waiting = [self._word(end) for end in self.open_ends(self.links)]
+        heapify(waiting)
+        while waiting:
+            weight, end = heappop(waiting)
             if not self._is_free(end):
                 continue
-            if queue is inside and target not in main:
-                outside.append(end)
+            word = self._word(end)
+            if word[0] > weight:  # the entry proved wrong meanwhile
+                heappush(waiting, word)
                 continue
-            # The list consists of whole parts, so each end's part is in it, or outside.
-            added: set[int] = set()
-            for part in (self._part_of[one] for one in (entry, target) if one not in main):
-                added |= part
-            self._decide(end)
-            main |= added
-            inside.extend(self.open_ends(added))
+            entry, direction, target = end
+            doubt, *_ = weight
+            if doubt and self._part_of[entry] is self._part_of[target]:
+                continue  # it would make a ring apart from the list
+            self._connect(*((entry, target) if direction == _FORWARD else (target, entry)))
+            if doubt:
+                self.doubtful |= {(entry, direction), (target, 1 - direction)}
+            elif self.links[target][1 - direction] != entry:
+                self.wrong.add(target)
 
-    def join_others(self, main: set[int]) -> None:
-        """Decide places outside of the list: neighbours tell those of entries with wild links."""
-        for entry, direction, target in self.open_ends(self.links.keys() - main):
-            if target in main or target not in self.links or entry == target:
-                continue
-            answer = self.links[target][1 - direction]
-            if answer not in self.links and self._is_free((entry, direction, target)):
-                self._decide((entry, direction, target))
+    def _word(self, end: _End) -> _Word:
+        """Put an end in order, the weightiest first.
 
-    def _weight(self, entry: int) -> tuple[int, bool]:
-        """The weight of an entry: larger parts and sure originals weigh more."""
-        return len(self._part_of[entry]), entry in self._credible
+        The word of an entry that a neighbour confirms weighs most, and that of an entry with a
+        wrong link least. Of equal ones, a word that the target does not contradict comes first,
+        then the word on a confirmed entry, that of the longest part of the list, that on the
+        longest part, and that of a sure original.
+        """
+        entry, direction, target = end
+        answer = self.links[target][1 - direction] if self._sizes.get(target, 1) > 1 else 0
+        weight = (
+            self.doubt(entry),
+            self._is_confirmed(answer),
+            not self._is_confirmed(target),
+            -self._sizes[entry],
+            -self._sizes.get(target, 1),
+            entry not in self._credible,
+        )
+        return weight, end
+
+    def _is_confirmed(self, entry: int) -> bool:
+        """Whether a neighbour confirms the entry, or two confirmed entries lead to it."""
+        return self._sizes.get(entry, 0) > 1 or (entry in self.links and self._led_to[entry] > 1)
+
+    def doubt(self, entry: int) -> int:
+        """0 if a neighbour confirms the entry, _WRONG if a decision contradicts it, else 1."""
+        if self._sizes[entry] > 1:
+            return 0
+        return _WRONG if entry in self.refuted or any(self._contradictions(entry)) else 1
+
+    def is_surely_wrong(self, entry: int) -> bool:
+        """Whether words of confirmed entries contradict an entry that no neighbour confirms."""
+        return self.doubt(entry) == _WRONG and (
+            entry in self.refuted or not self.doubtful.issuperset(self._contradictions(entry))
+        )
+
+    def _contradictions(self, entry: int) -> Iterator[_Place]:
+        """Places at the entry, and at its targets, that are decided against the entry's links."""
+        for direction, target in enumerate(self.links[entry]):
+            here, there = self._decided(direction)
+            if here.get(entry, target) != target:
+                yield entry, direction
+            if there.get(target, entry) != entry:
+                yield target, 1 - direction
+
+    def _decided(self, direction: int) -> tuple[dict[int, int], dict[int, int]]:
+        """The decided neighbours in a direction, and in the opposite direction."""
+        both = self.next, self.previous
+        return both if direction == _FORWARD else both[::-1]
 
     def _is_free(self, end: _End) -> bool:
-        """Whether the places at both ends are still open."""
+        """Whether the entry has a word, and the places at both ends are still open."""
         entry, direction, target = end
-        here, there = (self.next, self.previous)[:: 1 if direction == _FORWARD else -1]
+        if target not in self.links or target == entry or entry in self.refuted:
+            return False
+        here, there = self._decided(direction)
         return entry not in here and target not in there
-
-    def _decide(self, end: _End) -> None:
-        entry, direction, target = end
-        self._connect(*((entry, target) if direction == _FORWARD else (target, entry)))
 
     def gaps(self, main: set[int]) -> list[tuple[int, int]]:
         """The gaps in the list: the entries before and behind, paired by their targets."""
@@ -223,14 +278,6 @@ class _Chain:
                 gaps.append((entry, behind.pop(target, 0)))
         return gaps + [(0, entry) for entry in behind.values()]
 
-    def wrong(self) -> set[int]:
-        """Entries whose own links differ from the decision."""
-        return {
-            entry
-            for entry, (forward, back) in self.links.items()
-            if self.next.get(entry, forward) != forward or self.previous.get(entry, back) != back
-        }
-
 
 def _lost_parts(chain: _Chain, main: set[int], credible: Collection[int]) -> Iterator[set[int]]:
     """Parts that lost or altered memory separates from the rest of the list.
@@ -241,18 +288,21 @@ def _lost_parts(chain: _Chain, main: set[int], credible: Collection[int]) -> Ite
     """
 
     def is_dead(end: _End) -> bool:
-        return end[2] not in chain.links
+        entry, direction, target = end
+        is_lost = target not in chain.links or (target, 1 - direction) in chain.doubtful
+        return is_lost or chain.doubt(entry) == _WRONG
 
     if not any(map(is_dead, chain.open_ends(main))):
         return
     for part in chain.parts():
         ends = chain.open_ends(part)
-        sure = sum(entry in credible for entry in part)
+        sure = sum(entry in credible and not chain.is_surely_wrong(entry) for entry in part)
+        others = sum(entry not in credible and chain.doubt(entry) < _WRONG for entry in part)
         if (
             not part & main
             and ends
             and all(map(is_dead, ends))
             and (len(part) > 1 or any(target > 0 for *_, target in ends))
-            and 2 * sure >= len(part)
+            and sure >= max(others, 1)
         ):
             yield part
