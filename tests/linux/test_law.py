@@ -319,21 +319,6 @@ def test_a_third_has_no_pid(world: World, member: str, which: str) -> None:
     assert_law(world, damaged, tasks)
 
 
-def test_sibling_before_a_hidden_task_leads_nowhere(world: World) -> None:
-    """The sibling behind it still leads back to the hidden task."""
-    place = world.truth.places["sibling"]
-    [hidden] = [task for task in world.truth.tasks if not task.listed]
-    before, behind = (
-        next(task for task in world.truth.tasks if task.address + place == link)
-        for link in reversed(
-            struct.unpack_from("<QQ", world.contents, world.physical(hidden) + place)
-        )
-    )
-    for task in (before, behind):
-        damaged = world.opened({world.physical(task) + place: bytes(16)})
-        assert_law(world, damaged, [task])
-
-
 LAW = settings(
     max_examples=EXAMPLES,
     deadline=None,
