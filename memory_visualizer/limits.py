@@ -69,6 +69,8 @@ RATES: Mapping[str, Rate] = {
     # Structures and unions without a name in one structure: compilers nest a dozen.
     "unnamed part of a kernel type": Rate(1 << 14, 1, 256),
     "possible name of a task": Rate(1 << 12, 1, 256),
+    # Each process has one, and each takes some 20 frames.
+    "possible first thread": Rate(16, 1, 1 << 10),
     "possible symbol table": Rate(1 << 14, 1, 32),
     # Each of them costs a walk through its tables. They are tried by their weight, so that the
     # kernel's own is the first one in a sound dump.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.formats.base import Words
 from memory_visualizer.limits import Budget
+from memory_visualizer.linux.groupleaders import each_kind, leaders
 from memory_visualizer.linux.kallsyms import places_of
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
@@ -20,7 +21,7 @@ from memory_visualizer.linux.offsets import (
     MAX_PID,
     Offsets,
 )
-from memory_visualizer.linux.offsetsbyform import offsets_by_thread
+from memory_visualizer.linux.offsetsbyform import offsets_by_leaders, offsets_by_thread
 from memory_visualizer.units import PAGE_SIZE
 
 _THREADS = (
@@ -107,21 +108,32 @@ def is_first_lost(found: LinuxKernel, first: int) -> bool:
 
 
 def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:
-    """The address of a kernel thread by its name, for lost first tasks; None if missing."""
+    """The address of a task, for lost first tasks; None if missing.
+
+    It is a kernel thread that is known by its name, or any other first thread.
+    """
     for name in _names_of_threads(found):
         task = name - offsets.comm
         if _is_task(found, offsets, task):
             return task
-    return None
+    base = _direct_map(found)
+    if base is None or offsets.leader is None:
+        return None
+    tasks = leaders(found, base, offsets.leader).tolist()
+    return next((task for task in tasks if _is_task(found, offsets, task)), None)
 
 
 def find_by_thread(found: LinuxKernel, limit: int) -> tuple[int, Offsets] | None:
-    """The same for a kernel without BTF, with the offsets that the thread's form shows."""
+    """The same for a kernel without BTF, with the offsets that the tasks' form shows."""
     for number, name in enumerate(_names_of_threads(found)):
         if number == _COSTLY_TRIES:
             break
         if by_form := offsets_by_thread(found, name, limit):
             return by_form
+    base = _direct_map(found)
+    for tasks in each_kind(found, base) if base is not None else ():
+        if by_leaders := offsets_by_leaders(found, tasks, limit):
+            return by_leaders
     return None
 
 

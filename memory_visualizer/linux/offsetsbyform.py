@@ -93,6 +93,48 @@ def offsets_by_thread(found: LinuxKernel, name: int, limit: int) -> tuple[int, O
     return None if offsets is None else (start + begin, offsets)
 
 
+def offsets_by_leaders(
+    found: LinuxKernel, tasks: NDArray[np.uint64], limit: int
+) -> tuple[int, Offsets] | None:
+    """The same by objects that may be first threads, of which only the addresses are known."""
+    kernel = found.kernel
+    sample = tasks[:: max(1, len(tasks) // _EXAMPLES)]
+    contents, _ = kernel.read_each(sample, _TASK_SIZE)
+    named = _are_names(contents)
+    names = np.count_nonzero(named, axis=0)
+    column = int(np.argmax(names))
+    if len(sample) < _FEW_TASKS or names[column] < _HALF * len(sample):
+        return None
+    comm, sample = column * 8, sample[named[:, column]]
+    link = _find_link_by_votes(kernel, sample, contents[named[:, column]], comm)
+    if link is None:
+        return None
+    for first in sample[:: max(1, len(sample) // _FEW_TASKS)].tolist():
+        reached = np.append(np.uint64(first), sample[sample != first])
+        if offsets := _offsets_by_examples(found, reached[:limit], comm, link):
+            return first, offsets
+    return None
+
+
+def _find_link_by_votes(
+    kernel: TableMemory, tasks: NDArray[np.uint64], contents: NDArray[np.uint8], comm: int
+) -> int | None:
+    """The offset of the links in the list of all tasks, by many of these.
+
+    The list of siblings links most tasks, too, but its links come later.
+    """
+    links = kernel.words(contents[:, : comm // kernel.word * kernel.word].copy())
+    own = tasks[:, None] + np.arange(links.shape[1], dtype=np.uint64) * np.uint64(kernel.word)
+    begins = np.sort(tasks)
+    led = links - (own - tasks[:, None])
+    place = np.minimum(np.searchsorted(begins, led), len(begins) - 1)
+    votes = np.count_nonzero((begins[place] == led) & (links != own), axis=0)
+    best = int(votes.max(initial=0))
+    if best < _FEW_TASKS:
+        return None
+    return int(np.flatnonzero(votes >= _HALF * best)[0]) * kernel.word
+
+
 def _find_begin(kernel: TableMemory, places: NDArray[np.uint64], size: int) -> int | None:
     """Offset of the tasks in these `size` bytes, which end at the tasks' names.
 
@@ -175,6 +217,14 @@ def _offsets_by_names(
     if places_like and not is_whole:
         others = places_like(reached, comm + COMM_SIZE)[:limit]
         reached = np.append(reached, others[~np.isin(others, reached)])
+    return _offsets_by_examples(found, reached, comm, link)
+
+
+def _offsets_by_examples(
+    found: LinuxKernel, reached: NDArray[np.uint64], comm: int, link: int
+) -> Offsets | None:
+    """Find all offsets, given those of name and links; `reached` begins with the first task."""
+    kernel = found.kernel
     examples = _Examples.read(kernel, reached, comm)
     word = kernel.word
     memory = _find_memory(found, examples.words, link // word + 2)
@@ -182,6 +232,8 @@ def _offsets_by_names(
     if memory is None or pid is None:
         return None
     parent = _find_parents(examples.words, reached, pid // word + 1, word)
+    if parent is None:
+        parent = _find_leaders(examples, pid // word + 1, word)
     if parent is None:
         return None
     mm, pgd = memory
@@ -210,6 +262,8 @@ def _offsets_by_names(
 class _Examples:
     """The beginnings of tasks, up to the name; most of the tasks are sound."""
 
+    tasks: NDArray[np.uint64]
+    """Their addresses."""
     words: NDArray[np.uint64]
     """Shape (n, words); the first row is the first task of all."""
     numbers: NDArray[np.uint32]
@@ -217,12 +271,18 @@ class _Examples:
 
     @classmethod
     def read(cls, kernel: TableMemory, tasks: NDArray[np.uint64], comm: int) -> "_Examples":
-        """Read the tasks that have a name, and the first task in any case."""
+        """Read the tasks that have a name, copies only once, and the first task in any case."""
         texts, _ = kernel.read_each(tasks[: 2 * _EXAMPLES] + np.uint64(comm), COMM_SIZE)
         named = [0, *(n for n, text in enumerate(texts) if n and is_name(text.tobytes()))]
         contents, _ = kernel.read_each(tasks[named[:_EXAMPLES]], comm)
+        rows: dict[bytes, int] = {}
+        for row, octets in enumerate(contents):
+            rows.setdefault(octets.tobytes(), row)
+        kept = list(rows.values())
+        contents = contents[kept]
         words = kernel.words(contents[:, : comm // kernel.word * kernel.word].copy())
-        return cls(words, contents[:, : comm // 4 * 4].copy().view("<u4"))
+        numbers = contents[:, : comm // 4 * 4].copy().view("<u4")
+        return cls(tasks[named[:_EXAMPLES]][kept], words, numbers)
 
 
 def _find_link(
@@ -385,7 +445,7 @@ def _lead_to_tables(found: LinuxKernel, pointers: NDArray[np.uint64]) -> NDArray
 
 def _find_pids(numbers: NDArray[np.uint32], start: int) -> int | None:
     """The offset `tgid`: it equals `pid` before it in first threads, and is 0 in the first task."""
-    best, place = _MAJORITY, None
+    best, place = _HALF, None
     for column in range(start, numbers.shape[1] - 1):
         pids = numbers[:, column]
         fits = (pids < MAX_PID) & (numbers[:, column + 1] == pids) & (pids > 0)
@@ -414,6 +474,16 @@ def _find_parents(
         if share > best:
             best, found = share, column * size
     return found
+
+
+def _find_leaders(examples: _Examples, start: int, size: int) -> int | None:
+    """The same if most parents are lost: most tasks are the leaders of their groups themselves."""
+    own = examples.words[:, start:] == examples.tasks[:, None]
+    share = np.mean(own, axis=0)
+    column = int(np.argmax(share)) if len(share) else 0
+    if not len(share) or share[column] <= _HALF:
+        return None
+    return (start + column - (_LINKS + 8) // 8) * size
 
 
 def _find_flags(kernel: TableMemory, examples: _Examples, parent: int, pid: int) -> int | None:
@@ -465,13 +535,13 @@ def _find_numbers(
 ) -> dict[str, int]:
     """The offsets of the pointer to the struct pid and of the number in it; empty if not found."""
     words, own = examples.words[1:], examples.numbers[1:, pid // 4]
-    best, places = _MAJORITY, dict[str, int]()
+    best, places = _HALF, dict[str, int]()
     begin = leader // kernel.word + 1
     for column in range(begin, min(begin + _COLUMNS_OF_PID, words.shape[1])):
         pointers = words[:_FEW_EXAMPLES, column]
-        if np.mean(pointers >= np.uint64(kernel.upper)) < _MAJORITY:
+        if np.mean(pointers >= np.uint64(kernel.upper)) < _HALF:
             continue
-        if len(np.unique(pointers)) < _MAJORITY * len(pointers):
+        if len(np.unique(pointers)) < _HALF * len(pointers):
             continue
         raw, known = kernel.read_each(pointers, PID_SIZE)
         same = raw.view("<u4") == own[: len(pointers), None]

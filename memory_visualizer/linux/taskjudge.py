@@ -179,12 +179,18 @@ class TaskJudge:
     def _are_threads(
         self, members: "_Members", pids: NDArray[np.int64], parents: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Which tasks are kernel threads, by two of three signs: flag, memory, parent."""
+        """Which tasks are kernel threads, by two of three signs: flag, memory, parent.
+
+        Without flags, a task without memory is one unless its parent is known to be another process
+        than that of kernel threads: then the task has ended.
+        """
         without: NDArray[np.bool_] = members.column("mm") == 0
+        is_child = (parents == KERNEL_THREADS_PARENT) | (pids == KERNEL_THREADS_PARENT)
         if self.offsets.flags is None:
-            return without
+            likely: NDArray[np.bool_] = without & (is_child | (parents <= 0))
+            return likely
         votes = (members.half("flags") & np.uint64(KERNEL_THREAD) != 0).astype(np.int8) + without
-        votes += (parents == KERNEL_THREADS_PARENT) | (pids == KERNEL_THREADS_PARENT)
+        votes += is_child
         are: NDArray[np.bool_] = votes >= 2
         return are
 

@@ -137,32 +137,45 @@ class TaskSlabs:
         if offsets.pid_struct is None or offsets.number is None or not sound:
             return {}
         kernel = self._kernel
-        tasks = np.array(list(sound), np.uint64)
-        pids = np.array(list(sound.values()), np.uint64)
-        structs, known = kernel.numbers(tasks + np.uint64(offsets.pid_struct))
-        raw, there = kernel.read_each(structs, PID_SIZE)
-        agree = known & there & (raw.view("<u4")[:, offsets.number // 4] == pids)
-        if not agree.any():
+        structs, way = struct_pids(kernel, offsets, sound)
+        if way is None:
             return {}
-        # Of the offsets at which most lead to the same place in their tasks, the last counts: the
-        # first is of all threads, the second of processes.
-        ahead = kernel.words(raw)[agree] - tasks[agree][:, None]
-        near = np.where(ahead < np.uint64(1 << 16), ahead, np.uint64(0))
-        link, place = 0, 0
-        for column in range(near.shape[1]):
-            values, count = np.unique(near[:, column], return_counts=True)
-            if values[np.argmax(count)] and count.max() * 2 > len(near):
-                link, place = column * kernel.word, int(values[np.argmax(count)])
-                break
-        if not place:
-            return {}
-        structs = self.places(structs[agree], max(link + kernel.word, offsets.number + 4))
+        link, place = way
+        structs = self.places(structs, max(link + kernel.word, offsets.number + 4))
         number, known = kernel.numbers(structs + np.uint64(offsets.number), 4)
         led, _ = kernel.numbers(structs + np.uint64(link))
         known &= (number > 0) & (number < MAX_PID) & (led > np.uint64(place))
         return dict(
             zip((led[known] - np.uint64(place)).tolist(), number[known].tolist(), strict=True)
         )
+
+
+def struct_pids(
+    kernel: TableMemory, offsets: Offsets, sound: dict[int, int]
+) -> tuple[_Addresses, tuple[int, int] | None]:
+    """The struct pids of tasks, and how a struct pid leads to its task; None if unknown.
+
+    The way is the offset of a pointer in struct pid, and that of its target in the task, by most of
+    the tasks, whose pids are given by their addresses.
+    """
+    tasks = np.array(list(sound), np.uint64)
+    pids = np.array(list(sound.values()), np.uint64)
+    if offsets.pid_struct is None or offsets.number is None or not sound:
+        return tasks[:0], None
+    structs, known = kernel.numbers(tasks + np.uint64(offsets.pid_struct))
+    raw, there = kernel.read_each(structs, PID_SIZE)
+    agree = known & there & (raw.view("<u4")[:, offsets.number // 4] == pids)
+    if not agree.any():
+        return tasks[:0], None
+    # Of the offsets at which most lead to the same place in their tasks, the last counts: the
+    # first is of all threads, the second of processes.
+    ahead = kernel.words(raw)[agree] - tasks[agree][:, None]
+    near = np.where(ahead < np.uint64(1 << 16), ahead, np.uint64(0))
+    for column in range(near.shape[1]):
+        values, count = np.unique(near[:, column], return_counts=True)
+        if values[np.argmax(count)] and count.max() * 2 > len(near):
+            return structs[agree], (column * kernel.word, int(values[np.argmax(count)]))
+    return tasks[:0], None
 
 
 def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
@@ -186,9 +199,17 @@ def _grid(inside: NDArray[np.int64], least: int) -> tuple[int, int]:
 
 
 def gather(
-    kernel: TableMemory, offsets: Offsets, first: int, limit: int, slabs: TaskSlabs | None
+    kernel: TableMemory,
+    offsets: Offsets,
+    first: int,
+    limit: int,
+    slabs: TaskSlabs | None,
+    lost: Sequence[int] = (),
 ) -> Roll:
-    """Find the tasks of all processes, `limit` of them at most; `first` is the first of all."""
+    """Find the tasks of all processes, `limit` of them at most; `first` is the first of all.
+
+    `lost` are tasks that cannot be read; others may lead to them.
+    """
     link = offsets.tasks
     ahead, is_closed = along(kernel, first, link, limit)
     if len(ahead) == limit:
@@ -206,7 +227,7 @@ def gather(
     behind, _ = along(kernel, first, link, limit, backwards=True)
     led = list(dict.fromkeys([*ahead, *reversed(behind)]))
     tasks = _vouched(kernel, offsets, first, led)
-    others, remarks = _others(kernel, offsets, first, tasks, limit, slabs, led)
+    others, remarks = _others(kernel, offsets, first, tasks, limit, slabs, [*led, *lost])
     tasks += others
     tasks += _led_to(kernel, offsets, first, tasks)
     roll = _joined(kernel, offsets, first, tasks)
@@ -392,19 +413,19 @@ def _joined(kernel: TableMemory, offsets: Offsets, first: int, tasks: list[int])
     (led, led_back), _ = kernel.members(at, (0, kernel.word))
     following = [number.get(address, -1) for address in led.tolist()]
     before = [number.get(address, -1) for address in led_back.tolist()]
+    _forget_copies(following, before)
     order, is_whole = _ring(following, before)
     rest = sorted(set(range(1, len(nodes))) - set(order))
     listed = {nodes[node] for node in order}
-    if not is_whole:
+    steps = [node for node in (0, *order) if before[following[node]] != node]
+    if not is_whole or steps:
         own, _ = kernel.numbers(np.array(nodes, np.uint64) + np.uint64(offsets.pid), 4)
         gaps = _gaps(following, before, own.tolist())
         listed |= {
             nodes[node]
-            for node in rest
-            if not _is_led_past(node, following, before)
-            and (max(following[node], before[node]) >= 0 or _is_in(int(own[node]), gaps))
+            for node in set(rest) - _led_past(rest, following, before)
+            if max(following[node], before[node]) >= 0 or _is_in(int(own[node]), gaps)
         }
-    steps = [node for node in (0, *order) if before[following[node]] != node]
     remark = f"the list of processes is broken at {counted(len(steps), 'place')}"
     remark += _behind(kernel, offsets, first, [nodes[node] for node in steps])
     if is_whole:
@@ -478,7 +499,37 @@ def _ring(following: list[int], before: list[int]) -> tuple[list[int], bool]:
         order.append(node)
 
 
-def _is_led_past(node: int, following: list[int], before: list[int]) -> bool:
-    """Whether both neighbours of a task, by its own links, link to each other."""
-    low, high = before[node], following[node]
-    return low >= 0 and high >= 0 and following[low] == high and before[high] == low
+def _forget_copies(following: list[int], before: list[int]) -> None:
+    """Remove the links between two copies of a task that lie in the places of its neighbours.
+
+    Each leads to itself in one direction, and they lead to each other past the task itself.
+    """
+    for node, high in enumerate(following):
+        if before[node] == node != high >= 0 and following[high] == high and before[high] == node:
+            following[node] = before[high] = -1
+
+
+def _led_past(rest: Sequence[int], following: list[int], before: list[int]) -> set[int]:
+    """Which of these tasks the list leads past.
+
+    Tasks that link to each other form a stretch. The neighbours of a stretch that was taken out of
+    the list, by its own links, link to each other.
+    """
+    found, visited = set[int](), set[int]()
+    for node in rest:
+        if node in visited:
+            continue
+        stretch = [node]
+        visited.add(node)
+        ends = []
+        for ahead, back in ((before, following), (following, before)):
+            end = node
+            while (other := ahead[end]) >= 0 and back[other] == end and other not in visited:
+                end = other
+                visited.add(end)
+                stretch.append(end)
+            ends.append(ahead[end])
+        low, high = ends
+        if low >= 0 and high >= 0 and following[low] == high and before[high] == low:
+            found.update(stretch)
+    return found

@@ -6,8 +6,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.linux.offsets import MAX_PID, Offsets
-from memory_visualizer.linux.tasklist import Roll, TaskSlabs
+from memory_visualizer.linux.tasklist import Roll, TaskSlabs, struct_pids
 from memory_visualizer.paging.tablememory import TableMemory
 
 _LOWER = np.uint64(0xFFFF_FFFF)
@@ -49,8 +50,35 @@ class TaskPids:
             pids[row] = self._chosen(tasks[row], votes[:, row].tolist())
             # A process that has ended has no struct pid any more.
             doubt[row] = votes[0, row] != pids[row] or (votes[:2, row] != pids[row]).any()
+        for row in np.flatnonzero(self._are_copies(at)).tolist():
+            pid = self._told_by_struct(tasks[row])
+            if pid > 0 and pid != pids[row]:
+                pids[row], doubt[row] = pid, True
         self.of_task |= dict(zip(tasks, pids.tolist(), strict=True))
         return pids, doubt
+
+    def _are_copies(self, at: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which tasks have the struct pid of another task, as copies of that task have.
+
+        Their tgid and pid, which are copied, too, tell nothing of the task in whose place they lie.
+        """
+        if self._way is None or self.offsets.pid_struct is None:
+            return np.zeros(len(at), bool)
+        link, place = self._way
+        structs, known = self.kernel.numbers(at + np.uint64(self.offsets.pid_struct))
+        led, there = self.kernel.numbers(structs + np.uint64(link))
+        others: NDArray[np.bool_] = known & there & (led != 0) & (led != at + np.uint64(place))
+        return others
+
+    @cached_property
+    def _way(self) -> tuple[int, int] | None:
+        return struct_pids(self.kernel, self.offsets, self._sound)[1]
+
+    @property
+    def _sound(self) -> dict[int, int]:
+        """The listed tasks with plausible pids, as they tell them."""
+        told = zip(self.roll.tasks, self._in_order, strict=True)
+        return {task: pid for task, pid in told if pid > 0}
 
     def _chosen(self, task: int, votes: list[int]) -> int:
         """The winning vote: by the majority, or on a tie by the place in the list.
@@ -86,9 +114,7 @@ class TaskPids:
     def _told_by_struct(self, task: int) -> int:
         """The pid by the struct pid that leads to the task; -1 if there is none."""
         if self._of_lost is None:
-            told = zip(self.roll.tasks, self._in_order, strict=True)
-            sound = {task: pid for task, pid in told if pid > 0}
-            self._of_lost = self.slabs.numbers(self.offsets, sound) if self.slabs else {}
+            self._of_lost = self.slabs.numbers(self.offsets, self._sound) if self.slabs else {}
         return self._of_lost.get(task, -1)
 
     def of_parents(
@@ -99,7 +125,7 @@ class TaskPids:
         A parent may be a thread: then its group's leader counts. If real_parent is not a task,
         `parent` replaces it, which differs only for traced tasks.
         """
-        known = self.of_task | {self.first: 0}
+        known = self.of_task | self._of_overwritten(parents) | {self.first: 0}
         pids = np.full(len(parents), -1, np.int64)
         wrong = np.zeros(len(parents), bool)
         for row, (task, parent) in enumerate(zip(tasks, parents.tolist(), strict=True)):
@@ -114,6 +140,26 @@ class TaskPids:
                 pids[row] = self._told_by_struct(parent)
                 wrong[row] &= pids[row] < 0
         return pids, wrong
+
+    def _of_overwritten(self, parents: NDArray[np.uint64]) -> dict[int, int]:
+        """The pids of parents that hold copies of other tasks, by the struct pids that lead there.
+
+        A task of which no struct pid leads back has ended, and has no children any more. A thread
+        leads to another task as its leader, but has another pid than its group.
+        """
+        at = distinct(parents[parents != 0])
+        at = at[at != np.uint64(self.first)]
+        offsets, kernel = self.offsets, self.kernel
+        if offsets.pid_struct is None or offsets.own_pid is None or self._way is None:
+            return {}
+        link, place = self._way
+        structs, _ = kernel.numbers(at + np.uint64(offsets.pid_struct))
+        led, _ = kernel.numbers(structs + np.uint64(link))
+        group, _ = kernel.numbers(at + np.uint64(offsets.pid), 4)
+        own, _ = kernel.numbers(at + np.uint64(offsets.own_pid), 4)
+        odd = at[((structs == 0) | (led != at + np.uint64(place))) & (own == group)].tolist()
+        told = {task: self._told_by_struct(task) for task in odd}
+        return {task: pid for task, pid in told.items() if pid > 0}
 
     def leader_of(self, task: int) -> int:
         """The address of the first thread in a task's group."""

@@ -90,9 +90,12 @@ def _roll(
     If the first task is lost or leads nowhere, the walk begins at a thread that every kernel has.
     """
 
-    def gathered(offsets: Offsets | None, first: int) -> tuple[Offsets, Roll] | None:
-        roll = gather(found.kernel, offsets, first, limit, slabs) if offsets and first else None
-        return (offsets, roll) if offsets and roll and roll.tasks else None
+    def gathered(offsets: Offsets | None, begin: int) -> tuple[Offsets, Roll] | None:
+        if not offsets or not begin:
+            return None
+        lost = [first] if first not in (0, begin) else []
+        roll = gather(found.kernel, offsets, begin, limit, slabs, lost)
+        return (offsets, roll) if roll.tasks else None
 
     def from_thread(offsets: Offsets, thread: int) -> tuple[Offsets, Roll] | None:
         if (known := gathered(offsets, thread)) is None:

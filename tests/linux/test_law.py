@@ -265,6 +265,60 @@ def test_the_first_task_leads_nowhere(world: World) -> None:
     assert any("leads to no other task" in remark for remark in damaged.remarks)
 
 
+# A third of all tasks, chosen so that a decision loses its witnesses.
+
+
+def thirds(world: World) -> dict[str, list[Task]]:
+    """Tasks that are witnesses of the same decision, a third of all."""
+    everyone = world.truth.tasks
+    count = len(everyone) // 3
+    listed = [task for task in everyone if task.listed]
+    return {
+        "oldest": listed[:count],
+        "at both ends": listed[: count // 2] + listed[-count // 2 :],
+        "neighbours of others": listed[1::2][:count],
+        "kernel threads": [task for task in everyone if not task.dtb][:count],
+        "at the highest addresses": sorted(everyone, key=lambda task: task.address)[-count:],
+    }
+
+
+THIRDS = ["oldest", "at both ends", "neighbours of others", "kernel threads"]
+THIRDS.append("at the highest addresses")
+
+
+@pytest.mark.many
+@pytest.mark.parametrize("which", THIRDS)
+def test_a_third_lost_with_the_first_task(world: World, which: str) -> None:
+    """No known name of a kernel thread is left, or no parent, or no neighbour of others."""
+    tasks = [*thirds(world)[which][:-1], world.first]
+    lost = bytes(TASK_PAGES * PAGE)
+    assert_law(world, world.opened({world.physical(task): lost for task in tasks}), tasks)
+
+
+@pytest.mark.many
+@pytest.mark.parametrize("which", THIRDS)
+def test_a_third_holds_copies_of_one_task(world: World, which: str) -> None:
+    """Copies have one vote on offsets, and children keep their parents."""
+    tasks = thirds(world)[which]
+    one = next(task for task in world.truth.tasks if task.listed and task not in tasks)
+    begin, size = world.physical(one), max(world.truth.places.values()) + 64
+    copied = world.contents[begin : begin + size]
+    damaged = world.opened({world.physical(task): copied for task in tasks})
+    # Copies with a low pid may open a gap in the list at the place of an unlisted task.
+    hidden = [task for task in world.truth.tasks if not task.listed]
+    assert_law(world, damaged, [*tasks, *hidden])
+
+
+@pytest.mark.many
+@pytest.mark.parametrize("which", THIRDS)
+@pytest.mark.parametrize("member", ["pid", "tgid"])
+def test_a_third_has_no_pid(world: World, member: str, which: str) -> None:
+    """The others tell where pids stand."""
+    tasks, place = thirds(world)[which], world.truth.places[member]
+    damaged = world.opened({world.physical(task) + place: bytes(4) for task in tasks})
+    assert_law(world, damaged, tasks)
+
+
 LAW = settings(
     max_examples=EXAMPLES,
     deadline=None,
