@@ -1,5 +1,6 @@
 """The needs of the tests: each is found or made; otherwise a test is skipped or, in CI, failed."""
 
+import gc
 import importlib
 import os
 import re
@@ -97,6 +98,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all modules and tests from garbage collection, which would visit them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:

@@ -290,6 +290,7 @@ def _check_saved(folder: Path, regions: Sequence[tuple[int, int]]) -> None:
         ("q35", "2900M", "", [(0, 8 * MIB), (4 * GIB, 8 * MIB)]),
     ],
 )
+@pytest.mark.peer
 def test_qemu_saved_the_same(
     tmp_path: Path, machine: str, size: str, capability: str, regions: list[tuple[int, int]]
 ) -> None:
@@ -319,6 +320,7 @@ def _debugger(connection: socket.socket, command: bytes) -> None:
     connection.sendall(b"+")
 
 
+@pytest.mark.peer
 def test_changes_while_qemu_saves(tmp_path: Path) -> None:
     """Pages that change all the time are sent again and again, as XBZRLE changes."""
     stub = tmp_path / "gdb"

@@ -114,7 +114,7 @@ def _packed(pack: Callable[[bytes], bytes], path: Path, pieces: containers.Piece
 
 def _e01(path: Path, pieces: containers.Pieces) -> None:
     containers.write_lime(path, pieces)
-    [written] = write_e01(path, path.read_bytes(), errors=[(40, 9), (200, 8)])
+    [written] = write_e01(path, path.read_bytes(), level=1, errors=[(40, 9), (200, 8)])
     written.rename(path)
 
 

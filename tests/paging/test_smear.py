@@ -125,6 +125,10 @@ class Sound:
     def words(self) -> Words:
         return np.frombuffer(self.raw, "<u8").reshape(-1, 512).copy()
 
+    def page(self, frame: int) -> bytes:
+        """The contents of a frame."""
+        return self.raw[frame * PAGE : (frame + 1) * PAGE]
+
     @property
     def upper(self) -> list[int]:
         """All tables above the last level."""
@@ -258,6 +262,13 @@ def test_a_page_in_the_place_of_an_upper_table(system: str, tmp_path: Path) -> N
             assert all(table in top for top in lost), (table, kind.__name__)
 
 
+def put(path: Path, frame: int, contents: bytes) -> None:
+    """Alter one frame of a dump."""
+    with path.open("r+b") as file:
+        file.seek(frame * PAGE)
+        file.write(contents)
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.many
 def test_by_the_whole_program(system: str, tmp_path: Path) -> None:
@@ -265,44 +276,46 @@ def test_by_the_whole_program(system: str, tmp_path: Path) -> None:
     given = sound(system)
     rng = np.random.default_rng(11)
     names = {(p.pid, p.name) for p in given.truth.processes}
-    words = given.words
+    (tmp_path / "dump").write_bytes(given.raw)
+    expected = without_contents(given.classes)
     for number, table in enumerate(given.upper):
         elsewhere = ~given.led_to(table)
         for kind in KINDS if ALL else [KINDS[number % len(KINDS)]]:
-            kept, words[table] = words[table].copy(), kind(rng)
-            (tmp_path / "dump").write_bytes(words.tobytes())
-            words[table] = kept
+            put(tmp_path / "dump", table, kind(rng).tobytes())
             snapshot = memory_visualizer.open(tmp_path / "dump")
             classes = np.array(LABELS)[snapshot.classes]
-            changed = (without_contents(classes) != without_contents(given.classes)) & elsewhere
-            assert np.count_nonzero(changed) <= len(words) // 500, (table, kind.__name__)
+            changed = (without_contents(classes) != expected) & elsewhere
+            assert np.count_nonzero(changed) <= len(expected) // 500, (table, kind.__name__)
             assert {(p.pid, p.name) for p in snapshot.processes} == names, (table, kind.__name__)
+            put(tmp_path / "dump", table, given.page(table))
 
 
-def with_flips(given: Sound, rng: np.random.Generator) -> Iterator[tuple[str, Words, set[int]]]:
-    """Dumps with one altered entry of each upper table: description, contents, lost frames."""
+def with_flips(
+    given: Sound, rng: np.random.Generator
+) -> Iterator[tuple[str, int, Words, set[int]]]:
+    """Each upper table with one altered entry: description, frame, contents, lost frames."""
     size = 4 if given.truth.paging == "x86" else 8
     for number, table in enumerate(given.upper):
         entries = np.frombuffer(given.raw, f"<u{size}", PAGE // size, table * PAGE)
         empty = np.flatnonzero(entries == 0)
         for low in SLOTS if ALL else [SLOTS[number // 2 % len(SLOTS)]][number % 2 :]:
-            words = given.words
+            altered = entries.copy()
             at = int(rng.choice(empty))
-            words[table].view(f"<u{size}")[at] = low
-            yield f"{low:#x} in entry {at} of {table:#x}", words, set()
+            altered[at] = low
+            yield f"{low:#x} in entry {at} of {table:#x}", table, altered.view("<u8"), set()
         present = np.flatnonzero(entries & 1)
         for _ in range(16 if ALL else number % 2):
-            words = given.words
+            altered = entries.copy()
             at, bit = int(rng.choice(present)), int(rng.integers(0, 8 * size))
             if entries[at] & 0x80 and 12 < bit < 52:
                 bit = int(rng.integers(0, 8))  # the large page's former place is unknown
-            words[table].view(f"<u{size}")[at] ^= entries.dtype.type(1 << bit)
+            altered[at] ^= entries.dtype.type(1 << bit)
             named = given.below[table] if entries[at] & 0x80 else set()
             frames = {first + n for first, count in named if count > 1 for n in range(count)}
             frames.add(int(entries[at]) >> 12 & 0xFF_FFFF_FFFF)
             if [at] == kernels_own(given, table, entries):
                 frames.add(table)
-            yield f"bit {bit} of entry {at} of {table:#x}", words, frames
+            yield f"bit {bit} of entry {at} of {table:#x}", table, altered.view("<u8"), frames
 
 
 def kernels_own(given: Sound, table: int, entries: npt.NDArray[np.unsignedinteger]) -> list[int]:
@@ -325,15 +338,18 @@ SLOTS = [0xE7, 0x67, 0xE5]
 def test_one_entry_of_an_upper_table(system: str, tmp_path: Path) -> None:
     """A byte in an empty slot, or a flipped bit, costs at most the pages below the entry."""
     given = sound(system)
-    for what, words, named in with_flips(given, np.random.default_rng(13)):
-        elsewhere = np.ones(len(words), bool)
+    (tmp_path / "dump").write_bytes(given.raw)
+    expected = without_contents(given.classes)
+    for what, table, altered, named in with_flips(given, np.random.default_rng(13)):
+        elsewhere = np.ones(len(expected), bool)
         for frame in named:
-            if frame < len(words):
+            if frame < len(expected):
                 elsewhere &= ~given.led_to(frame)
-        (tmp_path / "dump").write_bytes(words.tobytes())
+        put(tmp_path / "dump", table, altered.tobytes())
         classes = np.array(LABELS)[memory_visualizer.open(tmp_path / "dump").classes]
-        changed = (without_contents(classes) != without_contents(given.classes)) & elsewhere
-        assert np.count_nonzero(changed) <= len(words) // 500, what
+        changed = (without_contents(classes) != expected) & elsewhere
+        assert np.count_nonzero(changed) <= len(expected) // 500, what
+        put(tmp_path / "dump", table, given.page(table))
 
 
 @pytest.mark.parametrize("flags", [0xE7, 0xE3])

@@ -191,13 +191,17 @@ def _changes(old: bytes, new: bytes) -> bytes:
     out = bytearray()
     at = 0
     for start, end in zip(edges[::2], edges[1::2], strict=True):
-        out += _leb128(start - at) + _leb128(end - start) + new[start:end]
+        out += _LEB128[start - at] + _LEB128[end - start] + new[start:end]
         at = end
     return bytes(out)
 
 
 def _leb128(number: int) -> bytes:
     return bytes([number]) if number < 128 else bytes([number & 0x7F | 0x80, number >> 7])
+
+
+_LEB128 = [_leb128(number) for number in range(PAGE + 1)]
+"""The lengths of stretches of a page."""
 
 
 def _map(out: bytearray, pages: dict[int, bytes], size: int) -> None:
