@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import mark_runs, places_of_text
+from memory_visualizer.arrays import places_of_text
 from memory_visualizer.formats.base import Dump, Search, Words
 from memory_visualizer.linux import btf as btf_format
 from memory_visualizer.linux.armform import TopLevelSearch
@@ -38,6 +38,7 @@ from memory_visualizer.linux.machine import (
     machines,
     x86_64,
 )
+from memory_visualizer.linux.resources import Resources, read_resources
 from memory_visualizer.linux.vmcoreinfo import IMAGE_BASE, MAX_SIZE, VmcoreInfo
 from memory_visualizer.paging import (
     ADDRESS,
@@ -72,8 +73,6 @@ _TABLES_ALIKE = 1024
 _ROWS_AT_ONCE = 64
 """Pages that fit into a processor's cache with what is made of them."""
 _ENTRY_FLAGS = PRESENT | WRITE | LARGE | NO_EXECUTE
-
-_RAM, _IMAGE = b"System RAM", b"Kernel "
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,13 @@ class LinuxKernel:
         return kernel_image(self.kernel, self.start)
 
     @cached_property
-    def resources(self) -> "Resources | None":
+    def resources(self) -> Resources | None:
         """The kernel's map of physical addresses; None if it is not found."""
-        return _read_resources(self)
+        root = self.symbols.get("iomem_resource")
+        if root is None:
+            return None
+        size, budget = self.machine.address_bytes, self.memory.budget
+        return read_resources(self.kernel, root, self.btf, size, budget)
 
 
 _SYMBOLS: tuple[str, ...] = (
@@ -510,89 +513,6 @@ def _read_btf(found: LinuxKernel, symbols: dict[str, int]) -> Btf | None:
         if types := Btf.parse(image[1][place : place + limit], budget):
             return types
     return None
-
-
-@dataclass(frozen=True, eq=False)
-class Resources:
-    """The kernel's map of physical addresses, as /proc/iomem shows it."""
-
-    is_ram: NDArray[np.bool_]
-    """For each frame whether all of it is RAM."""
-    image: NDArray[np.int64]
-    """Frames of the kernel's image."""
-    ram_end: int
-    """The frame behind the last RAM; the dump may end before it."""
-
-
-def _read_resources(found: LinuxKernel) -> Resources | None:
-    root = found.symbols.get("iomem_resource")
-    if root is None:
-        return None
-    count = found.memory.frame_count
-    room = _Room(found.memory.budget.limit("resource of the machine"))
-    ram: list[tuple[int, int]] = []
-    image: list[tuple[int, int]] = []
-    for name, start, end, below in _resources(found, root, room):
-        if not name.startswith(_RAM):
-            continue
-        # The kernel does not use a frame of which only a part is RAM.
-        ram.append((-(-start // PAGE_SIZE), (end + 1) // PAGE_SIZE))
-        for inner, first, last, _ in _resources(found, below, room):
-            if inner.startswith(_IMAGE):
-                image.append((first // PAGE_SIZE, last // PAGE_SIZE + 1))
-    is_ram = _marked(ram, count)
-    if not is_ram.any():
-        return None
-    return Resources(is_ram, np.flatnonzero(_marked(image, count)), max(end for _, end in ram))
-
-
-def _marked(stretches: list[tuple[int, int]], count: int) -> NDArray[np.bool_]:
-    """Mark stretches of frames, given by first frame and end."""
-    marks = np.zeros(count, bool)
-    inside = [(first, min(end, count)) for first, end in stretches if first < min(end, count)]
-    if inside:
-        first, end = np.array(inside, np.int64).T
-        mark_runs(marks, first, end - first)
-    return marks
-
-
-@dataclass
-class _Room:
-    """How many more resources may be read in all."""
-
-    left: int
-
-
-def _resources(
-    found: LinuxKernel, parent: int, room: _Room
-) -> Iterator[tuple[bytes, int, int, int]]:
-    """The resources below one: beginning of name, first and last byte, own address."""
-
-    def offset(name: str, usual: int) -> int:
-        place = found.btf.offset("resource", name) if found.btf else None
-        return usual if place is None else place
-
-    read = found.kernel.number
-    # struct resource has two addresses, then pointers: one more since 4.6 (on 64 bits). The root
-    # has no sibling: the pointer in that place is its first child.
-    word, size = found.kernel.word, found.machine.address_bytes
-    is_old = bool(read(found.symbols["iomem_resource"] + 2 * size + 4 * word))
-    start_at, end_at, name_at = offset("start", 0), offset("end", size), offset("name", 2 * size)
-    sibling_at = offset("sibling", 2 * size + (3 if is_old else 4) * word)
-    child_at = offset("child", 2 * size + (4 if is_old else 5) * word)
-    at, seen = read(parent + child_at), set[int]()
-    while at and at not in seen and room.left:
-        seen.add(at)
-        room.left -= 1
-        start, end = read(at + start_at, size), read(at + end_at, size)
-        name = read(at + name_at)
-        if start is None or end is None or name is None:
-            return
-        yield found.kernel.read(name, len(_RAM)) or b"", start, end, at
-        at = read(at + sibling_at)
-    if at and at not in seen:
-        # How many there are behind is not known.
-        found.memory.budget.note("rest of the list of resources", 1)
 
 
 def frames_of_image(found: LinuxKernel) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from memory_visualizer.arrays import distinct, mark_runs
 from memory_visualizer.formats.base import ahead, numbers_in
 from memory_visualizer.linux.page_types import NO_TYPE, Marks, Numbers
+from memory_visualizer.linux.resources import without_memory
 from memory_visualizer.linux.struct_page import MAX_ORDER, StructPages
 from memory_visualizer.paging import frames_there
 from memory_visualizer.printable import counted
@@ -32,21 +33,9 @@ _PAGES_AT_ONCE = 1 << 10
 _FRAMES_OF_CACHE_AT_ONCE = 1 << 15
 _SMALLEST_HUGE = 16
 """Pages of the smallest huge page (ARM's contiguous entries); a huge page begins at a multiple."""
-_FEW_USED = 8
-"""If more than one in this many frames outside of RAM is in use, the frames are RAM."""
 _BARE = 0xFF
 """In place of a state that is not known yet: count, flags and type show no use."""
 _Value = TypeVar("_Value", bound=np.generic)
-_IN_MEMORY = (
-    PageState.FREE,
-    PageState.ANONYMOUS,
-    PageState.FILE_CACHE,
-    PageState.SHARED_MEMORY,
-    PageState.SLAB,
-    PageState.PAGE_TABLE,
-    PageState.HUGE_PAGE,
-)
-"""States that only memory has."""
 _NO_TABLES = (
     PageState.SLAB,
     PageState.FREE,
@@ -353,7 +342,7 @@ class PageArray(StructPages):
         states, swap_cache = self._by_frame(states), self._by_frame(survey.swap_cache)
         remarks = []
         if is_ram is not None:
-            is_device = _without_memory(states, is_ram)
+            is_device = without_memory(states, is_ram)
             states[is_device] = PageState.ABSENT
             if wrong := np.count_nonzero(~is_ram & ~is_device):
                 remarks.append(
@@ -574,30 +563,6 @@ class PageArray(StructPages):
         if self._destructor is not None and layout.destructor is not None:
             huge[head] = rows.view(np.uint8)[head + 1, layout.destructor] == self._destructor
         return huge
-
-
-def _without_memory(states: NDArray[np.uint8], is_ram: Marks) -> Marks:
-    """For each frame whether it is no memory: what the kernel's map of resources does not call RAM.
-
-    By the kernel's records such frames are reserved, or without any use (4.15 to 5.x). A record of
-    a use is right for its own frame, and if several frames side by side have one, the map is wrong
-    there.
-    """
-    edges = np.diff(is_ram, prepend=True, append=True)
-    bounds = np.flatnonzero(edges).reshape(-1, 2)
-    outside = ~is_ram
-    used = outside & np.isin(states, _IN_MEMORY)
-    for begin, end in bounds[_counts(used, bounds) > 0].tolist():
-        is_wrong = _FEW_USED * np.count_nonzero(used[begin:end]) > end - begin
-        outside[begin:end] &= False if is_wrong else ~used[begin:end]
-    return outside
-
-
-def _counts(marks: Marks, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many marks lie within each of some bounds: first place and end."""
-    places = np.flatnonzero(marks)
-    count: NDArray[np.int64] = np.diff(np.searchsorted(places, bounds), axis=1)[:, 0]
-    return count
 
 
 def _head_address(own: NDArray[np.uint64], compound: NDArray[np.uint64]) -> NDArray[np.uint64]:

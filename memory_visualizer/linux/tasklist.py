@@ -361,12 +361,14 @@ def _relatives(
         return np.empty(0, np.uint64)
     sibling, children = np.uint64(offsets.sibling), np.uint64(offsets.children)
     links = np.concatenate((tasks + children, tasks + sibling))
-    found, parents = [], np.empty(0, np.uint64)
-    for ahead in (0, kernel.word):
-        places = (offsets.parent, offsets.children + ahead, offsets.sibling + ahead)
-        (parents, *targets), _ = kernel.members(tasks, places)
+    places, word = (offsets.children, offsets.sibling), kernel.word
+    (parents, *targets), _ = kernel.members(tasks, (offsets.parent, *places))
+    found = []
+    for ahead in (0, word):
+        if ahead:
+            targets = [*kernel.members(tasks, [place + ahead for place in places])[0]]
         led = np.concatenate(targets)
-        back, _ = kernel.numbers(led + np.uint64(kernel.word - ahead))
+        back, _ = kernel.numbers(led + np.uint64(word - ahead))
         found.append(led[(back == links) & (led != links)])
         if not is_broken and np.array_equal(back, links):
             break

@@ -16,7 +16,7 @@ import pytest
 import memory_visualizer
 from memory_visualizer import Snapshot
 from memory_visualizer.linux.kallsyms import KernelSymbols
-from memory_visualizer.linux.pagestates import _without_memory
+from memory_visualizer.linux.resources import without_memory
 from memory_visualizer.snapshot.pagemap import PageState
 from tests.synth.linux import MIB, LinuxTruth, forge_linux
 
@@ -158,7 +158,7 @@ def test_records_of_holes() -> None:
     states[150:160] = PageState.RESERVED
     states[170] = PageState.SLAB
     states[250:350:4] = PageState.RESERVED
-    found = np.flatnonzero(_without_memory(states, is_ram)).tolist()
+    found = np.flatnonzero(without_memory(states, is_ram)).tolist()
     assert found == [frame for frame in range(100, 200) if frame != 170]
 
 
