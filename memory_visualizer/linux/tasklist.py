@@ -9,7 +9,7 @@ if its own links lead to places of tasks: the kernel poisons the links of a task
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -328,7 +328,7 @@ def _others(
         before = len(found)
         if slabs:  # more known tasks show better where tasks lie in slabs
             reached = np.array(list({first, *tasks, *led, *found}), np.uint64)
-            add(_in_slabs(kernel, offsets, reached, slabs))
+            add(_in_slabs(kernel, offsets, reached, slabs, known))
         new += found[before:]
         while new and rounds < _GENERATIONS:
             rounds += 1
@@ -380,12 +380,20 @@ def _relatives(
 
 
 def _in_slabs(
-    kernel: TableMemory, offsets: Offsets, tasks: _Addresses, slabs: TaskSlabs
+    kernel: TableMemory,
+    offsets: Offsets,
+    tasks: _Addresses,
+    slabs: TaskSlabs,
+    known: Collection[int],
 ) -> _Addresses:
-    """Tasks of live processes in the slabs of tasks."""
+    """Tasks of live processes in the slabs of tasks, apart from known ones.
+
+    `tasks` are examples; a link that leads to one of them does not make it a known task.
+    """
     everywhere = slabs.places(tasks, offsets.comm + COMM_SIZE)
     links = np.concatenate((everywhere, tasks)) + np.uint64(offsets.tasks)
-    places = _processes_among(kernel, offsets, everywhere[~np.isin(everywhere, tasks)])
+    is_known = np.isin(everywhere, np.array(list(known), np.uint64))
+    places = _processes_among(kernel, offsets, everywhere[~is_known])
     if not len(places):
         return places
     (following, before), _ = kernel.members(places, (offsets.tasks, offsets.tasks + kernel.word))

@@ -98,7 +98,7 @@ def _stretch(number: int, count: int, results: "SimpleQueue[tuple[Case, Outcome]
 
             if number % 1000 == 0:
                 for case in json.loads(REGRESSIONS.read_text()):
-                    check(Case(**case))
+                    check(Case(**{**case, "options": tuple(case.get("options", ()))}))
             settings = hypothesis.settings(
                 max_examples=count,
                 deadline=None,
