@@ -7,6 +7,8 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import accumulate
 from typing import TypeAlias
 
 Members: TypeAlias = Sequence[tuple[str, int]]
@@ -21,6 +23,24 @@ def _all_tokens() -> list[bytes]:
     tokens = list(_TOKENS)
     pieces = iter(_PAIRS + [b"%02x_filler" % number for number in range(256)])
     return [token or next(pieces) for token in tokens]
+
+
+@cache
+def _longest_token() -> tuple[re.Pattern[bytes], dict[bytes, int]]:
+    """A pattern for the longest token at a place, and the number of each token."""
+    tokens = _all_tokens()
+    by_length = sorted(range(256), key=lambda code: -len(tokens[code]))
+    pattern = re.compile(b"|".join(re.escape(tokens[code]) for code in by_length))
+    return pattern, {tokens[code]: code for code in reversed(by_length)}
+
+
+@cache
+def _packed_name(name: str) -> bytes:
+    """The number of tokens, and the tokens; all kernels have much the same names."""
+    pattern, code_of = _longest_token()
+    packed = [code_of[token] for token in pattern.findall(b"D" + name.encode())]
+    length = len(packed)
+    return bytes([length] if length < 0x80 else [length & 0x7F | 0x80, length >> 7]) + bytes(packed)
 
 
 @dataclass
@@ -41,30 +61,22 @@ def pack_kallsyms(
     (relative to the offset's own place; such kernels have the offsets last), or ``absolute``
     (addresses of 8 bytes, and markers as wide; up to 4.5). `pointer` are the bytes of an address.
     """
-    tokens = _all_tokens()
-    by_length = sorted(range(256), key=lambda code: -len(tokens[code]))
-    code_of = {tokens[code]: code for code in reversed(by_length)}
-    longest_token = re.compile(b"|".join(re.escape(tokens[code]) for code in by_length))
     ordered = sorted(symbols.items(), key=lambda item: item[1])
-    names, marks = b"", []
+    names, marks = bytearray(), []
     for number, (name, _) in enumerate(ordered):
         if number % 256 == 0:
             marks.append(len(names))
-        packed = [code_of[token] for token in longest_token.findall(b"D" + name.encode())]
-        length = len(packed)
-        names += bytes([length] if length < 0x80 else [length & 0x7F | 0x80, length >> 7])
-        names += bytes(packed)
-    text = b"".join(token + b"\0" for token in tokens)
-    index = struct.pack(
-        "<256H", *(len(b"".join(t + b"\0" for t in tokens[:n])) for n in range(256))
-    )
+        names += _packed_name(name)
+    tokens = [token + b"\0" for token in _all_tokens()]
+    text = b"".join(tokens)
+    index = struct.pack("<256H", *accumulate(map(len, tokens[:-1]), initial=0))
     markers = struct.pack(f"<{len(marks)}{'Q' if way == 'absolute' else 'I'}", *marks)
     count = len(ordered).to_bytes(pointer, "little")
     sections = {
         "offsets": bytes(4 * len(ordered)),
         "relative_base": base.to_bytes(pointer, "little"),
         "num_syms": count,
-        "names": names,
+        "names": bytes(names),
         "markers": markers,
         "token_table": text,
         "token_index": index,
