@@ -55,6 +55,7 @@ def volatility_layer(path: Path, layer: str) -> Any:
         ("vmware", "vmware.VmwareLayer"),
     ],
 )
+@pytest.mark.many(3)
 def test_volatility3_reads_the_same(path: Path, name: str, layer: str) -> None:
     """Volatility 3 reads the same pages from files of these tests."""
     _, pieces, write = WRITERS[name]

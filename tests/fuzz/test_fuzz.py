@@ -40,6 +40,7 @@ def worker() -> Iterator[Worker]:
 )
 @given(data=st.data())
 @pytest.mark.long
+@pytest.mark.many(3)
 def test_mutated_dumps(system: str, worker: Worker, data: st.DataObject) -> None:
     """Each ends in a picture or a sentence, within 300 MiB; the dump stays, nothing else does."""
     case = data.draw(cases([system]))

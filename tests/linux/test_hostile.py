@@ -100,6 +100,7 @@ def test_slabs_that_may_hold_more_tasks(
 
 
 @pytest.mark.parametrize("seed", range(20))
+@pytest.mark.many
 def test_pids_between_others(seed: int) -> None:
     """Breaks of the list are told as by comparing all ends with all beginnings."""
     rng = np.random.default_rng(seed)
@@ -320,6 +321,7 @@ def test_words_of_a_text(filler: bytes) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 24, 700, 3600, 4080, 4091, 8191, 63 * 4096, 63 * 4096 + 3280])
+@pytest.mark.many
 def test_a_text_among_other_pages(place: int) -> None:
     """A text is found at any place of its page, whatever other pages hold."""
     contents = np.random.default_rng(0).integers(128, 256, 64 * 4096, np.uint8)
@@ -355,6 +357,7 @@ def test_numbers_that_cannot_be(
 
 @pytest.mark.parametrize("member", ["numbers", "nr", "thread_pid", "owner", "pt_mm"])
 @pytest.mark.parametrize("offset", [0x7FFFFFFF, 0x00800000, 0xFFFFFFFF])
+@pytest.mark.many
 def test_an_offset_that_cannot_be(
     member: str, offset: int, sound: tuple[bytes, LinuxTruth], tmp_path: Path
 ) -> None:

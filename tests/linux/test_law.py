@@ -200,6 +200,7 @@ def values(world: World, width: int) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("octets", [bytes(16), b"\xff" * 16, b"\5" + bytes(15)], ids=bytes.hex)
+@pytest.mark.many
 def test_each_member_of_the_first_task(world: World, octets: bytes) -> None:
     """Even without the kernel's types, no decision rests on the first task alone."""
     for member, place in world.truth.places.items():
@@ -209,6 +210,7 @@ def test_each_member_of_the_first_task(world: World, octets: bytes) -> None:
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\xb0\xb0\xd0\xba"], ids=bytes.hex)
+@pytest.mark.many
 def test_the_whole_first_task_lost(world: World, filler: bytes) -> None:
     """No single object is needed: the list is read from another task on."""
     lost = (filler * PAGE)[: TASK_PAGES * PAGE]
@@ -218,6 +220,7 @@ def test_the_whole_first_task_lost(world: World, filler: bytes) -> None:
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\xb0\xb0\xd0\xba"], ids=bytes.hex)
+@pytest.mark.many
 def test_all_tasks_beside_the_first_lost(world: World, filler: bytes) -> None:
     """The first task leads to lost tasks only; all known kernel threads are lost, too."""
     names = ("init", "kthreadd", "kworker/0:0", "ksoftirqd/0")
@@ -236,6 +239,7 @@ def test_a_name_lost_beside_the_first_task(world: World) -> None:
 
 
 @pytest.mark.parametrize("member", ["pid", "tgid"])
+@pytest.mark.many
 def test_init_with_a_number_of_kthreadd(world: World, member: str) -> None:
     """Without types, the children of kthreadd tell the flag of kernel threads."""
     task = world.truth.tasks[0]

@@ -139,8 +139,8 @@ class FrameLog:
             ("original", original),
             ("is_prototype", is_prototype),
         ):
-            array = np.broadcast_to(np.asarray(values), frames.shape)
-            self.records[name][some] = array[chosen]
+            array = np.asarray(values)
+            self.records[name][some] = array[chosen] if array.ndim else array
         if state == "standby":
             self.records["priority"][some] = self._rng.integers(0, 8, len(some))
         if state in ("standby", "modified", "modified no write") and not is_prototype:
