@@ -7,8 +7,8 @@ from memory_visualizer.formats.base import Dump
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.unknown.machine import is_read, machine_of
 
-_SAMPLE = 2048
-"""The number of sampled pages: enough for a share of all pages to within two percent."""
+_SAMPLE = 512
+"""The number of sampled pages: enough for a share of all pages to within five percent."""
 _PAGES_AT_ONCE = 256
 _NEARLY_NOISE = 7.9
 """Bits per byte that compressed and encrypted pages exceed, and hardly any other pages."""
