@@ -54,22 +54,8 @@ def understand(
     """The snapshot of a Linux dump; the processes are searched for unless `found` is given."""
     clock = read_clock(kernel)
     remarks = [*kernel.remarks, *clock.remarks]
-    survey = pages = None
-    try:
-        pages = PageArray(
-            dump,
-            kernel.kernel,
-            kernel.info,
-            kernel.btf,
-            kernel.symbols,
-            kernel.machine.page_frames,
-        )
-        survey = pages.survey()
-    except UntoldError as error:
-        remarks.append(
-            f"the kernel's records of its pages were not found: {error}; its own pages are shown as"
-            " unused"
-        )
+    pages, survey, lost = _surveyed(dump, kernel)
+    remarks += lost
     found = found or find_tasks(kernel, pages, survey)
     remarks += found.remarks
     roots, owners, again = _spaces_once(found)
@@ -105,17 +91,8 @@ def understand(
     if rest.mappings:
         mapping_count += rest.mapping_count
         mapped |= rest.user
-    if read is None:
-        states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
-        states[~dump.there] = PageState.ABSENT
-        used = np.zeros(dump.frame_count, bool)
-    else:
-        remarks += read.remarks
-        states = read.states
-        used = are_among(states, _KERNEL_STATES)
-        # In use, though not mapped: a huge page in its pool, a page that was just released.
-        used |= ~mapped & (states == PageState.HUGE_PAGE)
-        used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache
+    remarks += read.remarks if read else ()
+    states, used = _states_and_uses(dump, read, mapped)
     absent = states == PageState.ABSENT
     page_map = classify(mapped, used, zero, absent, left_out_of(dump))
     return Snapshot(
@@ -139,6 +116,45 @@ def understand(
         vmcoreinfo=kernel.info.text,
         contradicted=doubts.frames,
     )
+
+
+def _surveyed(
+    dump: Dump, kernel: LinuxKernel
+) -> tuple[PageArray | None, Survey | None, tuple[str, ...]]:
+    """The kernel's records of its pages, and what they tell; a remark if they are not found."""
+    pages = None
+    try:
+        pages = PageArray(
+            dump,
+            kernel.kernel,
+            kernel.info,
+            kernel.btf,
+            kernel.symbols,
+            kernel.machine.page_frames,
+        )
+        return pages, pages.survey(), ()
+    except UntoldError as error:
+        remark = (
+            f"the kernel's records of its pages were not found: {error}; its own pages are shown as"
+            " unused"
+        )
+        return pages, None, (remark,)
+
+
+def _states_and_uses(
+    dump: Dump, read: PageStates | None, mapped: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The PageState of each frame, and whether the kernel uses it; `mapped` are users' frames."""
+    if read is None:
+        states = np.full(dump.frame_count, PageState.UNKNOWN, np.uint8)
+        states[~dump.there] = PageState.ABSENT
+        return states, np.zeros(dump.frame_count, bool)
+    states = read.states
+    used = are_among(states, _KERNEL_STATES)
+    # In use, though not mapped: a huge page in its pool, a page that was just released.
+    used |= ~mapped & (states == PageState.HUGE_PAGE)
+    used |= ~mapped & (states == PageState.ANONYMOUS) & ~read.swap_cache
+    return states, used
 
 
 def of_linux(
