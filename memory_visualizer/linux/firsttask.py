@@ -123,9 +123,14 @@ def find_thread(found: LinuxKernel, offsets: Offsets) -> int | None:
     return next((task for task in tasks if _is_task(found, offsets, task)), None)
 
 
-def find_by_thread(found: LinuxKernel, limit: int) -> tuple[int, Offsets] | None:
-    """The same for a kernel without BTF, with the offsets that the tasks' form shows."""
-    for number, name in enumerate(_names_of_threads(found)):
+def find_by_thread(
+    found: LinuxKernel, limit: int, *, is_first_lost: bool
+) -> tuple[int, Offsets] | None:
+    """The same for a kernel without BTF, with the offsets that the tasks' form shows.
+
+    If the first task is there, though it showed no offsets, the costly search by names is left out.
+    """
+    for number, name in enumerate(_names_of_threads(found) if is_first_lost else ()):
         if number == _COSTLY_TRIES:
             break
         if by_form := offsets_by_thread(found, name, limit):

@@ -12,6 +12,8 @@ from memory_visualizer.linux.tasklist import Roll, TaskSlabs, struct_pids
 from memory_visualizer.paging.tablememory import TableMemory
 
 _LOWER = np.uint64(0xFFFF_FFFF)
+_SAMPLED = 256
+"""How many tasks, evenly spread, tell how a struct pid leads to its task."""
 
 
 @dataclass
@@ -40,39 +42,43 @@ class TaskPids:
             told = [_plausible(both >> np.uint64(32), known), _plausible(both & _LOWER, known)]
         else:
             told = [_plausible(*kernel.numbers(at + np.uint64(offsets.pid), 4))]
+        structs = np.zeros(len(at), np.uint64)
         if offsets.pid_struct is not None and offsets.number is not None:
-            place, _ = kernel.numbers(at + np.uint64(offsets.pid_struct))
-            number, known = kernel.numbers(place + np.uint64(offsets.number), 4)
-            told.append(_plausible(number, known & (place != 0)))
+            structs, _ = kernel.numbers(at + np.uint64(offsets.pid_struct))
+            number, known = kernel.numbers(structs + np.uint64(offsets.number), 4)
+            told.append(_plausible(number, known & (structs != 0)))
         votes = np.stack(told)
         pids, doubt = votes[0].copy(), np.zeros(len(tasks), bool)
         for row in np.flatnonzero((votes != votes[0]).any(axis=0) | (votes[0] <= 0)).tolist():
             pids[row] = self._chosen(tasks[row], votes[:, row].tolist())
             # A process that has ended has no struct pid any more.
             doubt[row] = votes[0, row] != pids[row] or (votes[:2, row] != pids[row]).any()
-        for row in np.flatnonzero(self._are_copies(at)).tolist():
+        for row in np.flatnonzero(self._are_copies(at, structs)).tolist():
             pid = self._told_by_struct(tasks[row])
             if pid > 0 and pid != pids[row]:
                 pids[row], doubt[row] = pid, True
         self.of_task |= dict(zip(tasks, pids.tolist(), strict=True))
         return pids, doubt
 
-    def _are_copies(self, at: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    def _are_copies(self, at: NDArray[np.uint64], structs: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Which tasks have the struct pid of another task, as copies of that task have.
 
-        Their tgid and pid, which are copied, too, tell nothing of the task in whose place they lie.
+        `structs` are the struct pids, 0 if unknown. The tasks' own tgid and pid, which are copied,
+        too, tell nothing of the task in whose place they lie.
         """
-        if self._way is None or self.offsets.pid_struct is None:
+        if self._way is None:
             return np.zeros(len(at), bool)
         link, place = self._way
-        structs, known = self.kernel.numbers(at + np.uint64(self.offsets.pid_struct))
         led, there = self.kernel.numbers(structs + np.uint64(link))
-        others: NDArray[np.bool_] = known & there & (led != 0) & (led != at + np.uint64(place))
+        is_other = (led != 0) & (led != at + np.uint64(place))
+        others: NDArray[np.bool_] = there & (structs != 0) & is_other
         return others
 
     @cached_property
     def _way(self) -> tuple[int, int] | None:
-        return struct_pids(self.kernel, self.offsets, self._sound)[1]
+        sound = [*self._sound.items()]
+        some = dict(sound[:: -(-len(sound) // _SAMPLED) or 1])
+        return struct_pids(self.kernel, self.offsets, some)[1]
 
     @property
     def _sound(self) -> dict[int, int]:

@@ -137,7 +137,7 @@ def _roll(
     # There is no BTF, or its offsets lead nowhere.
     if known := gathered(shown(), first):
         return known
-    by_thread = find_by_thread(found, limit)
+    by_thread = find_by_thread(found, limit, is_first_lost=is_first_lost(found, first))
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 

@@ -180,7 +180,7 @@ def test_threads_are_looked_for_within_bounds(
     monkeypatch.setattr(TableMemory, "members", counted_members)
     snapshot = opened("ended", sound, tmp_path)
     # Some words of each task, and of as many threads.
-    assert asked <= 22 * task_limit(snapshot.dump)
+    assert asked <= 20 * task_limit(snapshot.dump)
 
 
 def test_resources_within_bounds(
