@@ -116,6 +116,18 @@ def offsets_by_leaders(
     return None
 
 
+def leads_to_tasks(kernel: TableMemory, first: int) -> bool:
+    """Whether the first task is in a list with another task that has a name and links back."""
+    comm = next(_names_at(kernel, first), 0)
+    links = np.uint64(first) + np.arange(0, comm, kernel.word, dtype=np.uint64)
+    targets, _ = kernel.numbers(links)
+    back, _ = kernel.numbers(targets + np.uint64(kernel.word))
+    others = (targets - links + np.uint64(first))[(back == links) & (targets != links)]
+    others = others[others % np.uint64(_SMALLEST_LINE) == 0]
+    texts, _ = kernel.read_each(others + np.uint64(comm), COMM_SIZE)
+    return any(is_name(text.tobytes()) for text in texts)
+
+
 def _find_link_by_votes(
     kernel: TableMemory, tasks: NDArray[np.uint64], contents: NDArray[np.uint8], comm: int
 ) -> int | None:

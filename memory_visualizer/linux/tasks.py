@@ -19,7 +19,7 @@ from memory_visualizer.linux.firsttask import (
 )
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import Offsets, offsets_by_btf
-from memory_visualizer.linux.offsetsbyform import offsets_by_form
+from memory_visualizer.linux.offsetsbyform import leads_to_tasks, offsets_by_form
 from memory_visualizer.linux.offsetscheck import corrected, wrong_members
 from memory_visualizer.linux.pagestates import PageArray, Survey
 from memory_visualizer.linux.taskjudge import TaskJudge
@@ -137,7 +137,10 @@ def _roll(
     # There is no BTF, or its offsets lead nowhere.
     if known := gathered(shown(), first):
         return known
-    by_thread = find_by_thread(found, limit, is_first_lost=is_first_lost(found, first))
+    is_lost = is_first_lost(found, first)
+    if not is_lost and leads_to_tasks(found.kernel, first):
+        return None
+    by_thread = find_by_thread(found, limit, is_first_lost=is_lost)
     return from_thread(by_thread[1], by_thread[0]) if by_thread else None
 
 
