@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_visualizer.arrays import distinct
 from memory_visualizer.linux.kernel import LinuxKernel
 from memory_visualizer.linux.offsets import (
     COMM_SIZE,
@@ -117,15 +118,18 @@ def offsets_by_leaders(
 
 
 def leads_to_tasks(kernel: TableMemory, first: int) -> bool:
-    """Whether the first task is in a list with another task that has a name and links back."""
+    """Whether the first task is in lists with two other tasks that have names and link back."""
     comm = next(_names_at(kernel, first), 0)
-    links = np.uint64(first) + np.arange(0, comm, kernel.word, dtype=np.uint64)
-    targets, _ = kernel.numbers(links)
-    back, _ = kernel.numbers(targets + np.uint64(kernel.word))
-    others = (targets - links + np.uint64(first))[(back == links) & (targets != links)]
-    others = others[others % np.uint64(_SMALLEST_LINE) == 0]
+    inside = np.arange(0, comm, kernel.word, dtype=np.uint64)
+    found = []
+    for ahead in (0, kernel.word):
+        led, _ = kernel.numbers(np.uint64(first + ahead) + inside)
+        back, _ = kernel.numbers(led + np.uint64(kernel.word - ahead))
+        found.append((led - inside)[back == np.uint64(first) + inside])
+    others = distinct(np.concatenate(found))
+    others = others[(others % np.uint64(_SMALLEST_LINE) == 0) & (others != np.uint64(first))]
     texts, _ = kernel.read_each(others + np.uint64(comm), COMM_SIZE)
-    return any(is_name(text.tobytes()) for text in texts)
+    return sum(is_name(text.tobytes()) for text in texts) > 1
 
 
 def _find_link_by_votes(
