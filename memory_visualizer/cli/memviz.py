@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memory_visualizer.api import Snapshot
 from memory_visualizer.api import open as open_snapshot
+from memory_visualizer.cli.allocation import give_back_small_blocks
 from memory_visualizer.cli.command import (
     Steps,
     check_outputs,
@@ -124,6 +125,7 @@ def _visualize(options: argparse.Namespace) -> int:
     steps = Steps(PROGRAM, verbose=options.verbose)
     snapshot = _open(options)
     steps.done("reading the dump")
+    give_back_small_blocks()
     _search(options, snapshot, steps)
     view = _view(options, snapshot, rules, steps)
     # Files come first, since the reader of the summary may stop before its end.
