@@ -157,10 +157,20 @@ def memprocfs() -> ModuleType:
 
     Skips if it or its libraries are missing, but fails if REQUIRE_MEMPROCFS=1.
     """
+    return _of_memprocfs("memprocfs")
+
+
+@pytest.fixture(scope="session")
+def leechcore() -> ModuleType:
+    """The module `leechcorepyc`, with which MemProcFS reads dumps: skips and fails like it."""
+    return _of_memprocfs("leechcorepyc")
+
+
+def _of_memprocfs(name: str) -> ModuleType:
     try:
-        return importlib.import_module("memprocfs")
+        return importlib.import_module(name)
     except (ImportError, OSError) as error:
-        do_without("REQUIRE_MEMPROCFS", f"no MemProcFS here: {error} (needs libusb-1.0.so.0)")
+        do_without("REQUIRE_MEMPROCFS", f"no {name} here: {error} (needs libusb-1.0.so.0)")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import itertools
 import os
 import struct
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -218,10 +219,9 @@ def test_broken_xpress(with_library: bool, monkeypatch: pytest.MonkeyPatch) -> N
 # Second opinions
 
 
-def test_ms_compress_unpacks_the_same() -> None:
+def test_ms_compress_unpacks_the_same(leechcore: ModuleType) -> None:
     """ms-compress, which LeechCore brings with it, unpacks the same bytes."""
-    leechcore = pytest.importorskip("leechcorepyc")
-    found = Path(leechcore.__file__).parent / "libMSCompression.so"
+    found = Path(str(leechcore.__file__)).parent / "libMSCompression.so"
     if not found.exists():
         pytest.skip("no second opinion here: LeechCore without libMSCompression.so")
     library = ctypes.CDLL(str(found))
@@ -237,9 +237,8 @@ def test_ms_compress_unpacks_the_same() -> None:
 
 @pytest.mark.parametrize("system", NEW)
 @pytest.mark.many
-def test_leechcore_reads_the_same(path: Path, system: str) -> None:
+def test_leechcore_reads_the_same(path: Path, system: str, leechcore: ModuleType) -> None:
     """LeechCore 2.23.3 reads the same pages, except for the highest run, which it forgets."""
-    leechcore = pytest.importorskip("leechcorepyc")
     highest = [(6 * GIB, memory(1, 6))]
     write_hibernation(path, [*NEW_PIECES, *highest], system=system)
     os.truncate(path, 20 << 20)  # it takes no smaller blocks
