@@ -29,6 +29,7 @@ from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.cli.summary import print_summary
 from memory_visualizer.cli.view import View
 from memory_visualizer.errors import BadInputError
+from memory_visualizer.fleet.processes import ProcessScan
 from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT
@@ -155,7 +156,10 @@ def _open(options: argparse.Namespace) -> Snapshot:
     with FileHash(options.dump) if options.hash else nullcontext() as digest:
         with ProgressLine("reading the dump") as progress:
             files = [options.dump, *options.more]
-            snapshot = open_snapshot(files, lenient=options.lenient, progress=progress)
+            snapshot = open_snapshot(
+                files, lenient=options.lenient, progress=progress, scanner=ProcessScan()
+            )
+        snapshot.dump.scanner = None  # entropy's code would be compiled in each process
         if digest:
             with ProgressLine("hashing the dump") as progress:
                 snapshot.dump.sha256 = digest.wait(progress)

@@ -25,6 +25,7 @@ BLOCK_FRAMES = 4096
 """Frames in a block of `Dump.each_block`, at most: 16 MiB."""
 
 _MAX_THREADS = 4  # more threads are not faster, and each needs memory for a block
+_is_one_of_several = False
 _Item = TypeVar("_Item")
 _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
@@ -423,25 +424,36 @@ def zero_pages(words: Words) -> NDArray[np.bool_]:
 _TELLING_WORDS = (511, 256, 64)
 """Words at the end of a page, in its middle, and so on: partly filled pages begin or end there.
 More words made most dumps slower, since each costs a memory access for every page of zeros."""
-_PAGES_AT_ONCE = 64
+_PAGES_AT_ONCE = 256
+"""A megabyte. Fewer pages take longer, since threads wait for each other between numpy's steps."""
 
 
-def _processors() -> int:
-    """How many processors this program may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def count_threads() -> int:
+    """How many threads of this process look at blocks."""
+    if _is_one_of_several:
+        return 1
+    affinity = getattr(os, "sched_getaffinity", None)  # the processors that it may use
+    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, _MAX_THREADS)
+
+
+def use_one_thread() -> None:
+    """From now on, look at blocks in one thread: this process is one of several for a scan."""
+    global _is_one_of_several
+    _is_one_of_several = True
 
 
 def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield ``work(item)`` for each item in order, while threads work on the next items."""
-    threads = min(_processors(), _MAX_THREADS)
+    """Yield ``work(item)`` for each item in order, while threads work on the next items.
+
+    A thread that ends an item finds another one waiting, even while the caller is busy.
+    """
+    threads = count_threads()
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[_Result]] = deque()
         try:
             for item in items:
                 under_way.append(pool.submit(work, item))
-                if len(under_way) > threads:
+                if len(under_way) > 2 * threads:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()

@@ -75,7 +75,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "BLOCK_FRAMES", BLOCK)
 
 
-def told(path: Path, scanner: SplitScan | None = None) -> Iterator[tuple[str, Any]]:
+def told(path: Path, scanner: base.Scanner | None = None) -> Iterator[tuple[str, Any]]:
     """All that a snapshot tells of a dump."""
     snapshot = memory_visualizer.open(path, lenient=True, scanner=scanner)
     yield "summary", snapshot.summary()
