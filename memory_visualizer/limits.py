@@ -64,8 +64,8 @@ RATES: Mapping[str, Rate] = {
     "possible beginning of BTF": Rate(1 << 14, 1, 256),
     # Each removable block of memory is one.
     "resource of the machine": Rate(1024, 1, 1024),
-    # An eighth of memory; common kernels have some 6 MiB.
-    "byte of kernel types": Rate(1, 512, 1 << 22),
+    # A sixteenth of memory; common kernels have some 6 MiB.
+    "byte of kernel types": Rate(1, 256, 1 << 22),
     # Structures and unions without a name in one structure: compilers nest a dozen.
     "unnamed part of a kernel type": Rate(1 << 14, 1, 256),
     "possible name of a task": Rate(1 << 12, 1, 256),
@@ -85,7 +85,7 @@ RATES: Mapping[str, Rate] = {
     "mount": Rate(64, 1, 1 << 12),
     # A process has 65,530 at most (vm.max_map_count of Linux), most have some hundred; each takes
     # some 100 to 200 bytes of the kernel's memory.
-    "region": Rate(4, 1, 1 << 13),
+    "region": Rate(8, 1, 1 << 13),
     # Each thread has one; other small regions have a few pages each.
     "possible block of a thread": Rate(16, 1, 1 << 12),
     # Most processes have a few, some have hundreds.

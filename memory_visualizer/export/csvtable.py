@@ -4,6 +4,7 @@ Except for the paths of files, the rows contain only numbers and words of this p
 frames without an owner differ mostly in their addresses, so their ends are formatted only once.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,15 @@ def _add_files(snapshot: "Snapshot", frames: range, ends: list[str]) -> None:
 
 def text_cell(text: str) -> str:
     """Text of a dump as a value of CSV: escaped, quoted, and never a spreadsheet's formula."""
+    if not text or _PLAIN.fullmatch(text):
+        return text
     text = printable(text)
     text = f"'{text}" if text.startswith(_FORMULA) else text
     return '"' + text.replace('"', '""') + '"' if _QUOTED & set(text) else text
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./\[][A-Za-z0-9_./:;\[\] +-]*", re.ASCII)
+"""Text that stands as it is: most cells, which are thus told much faster."""
 _FORMULA = ("=", "+", "-", "@")
 _QUOTED = {",", '"'}
 

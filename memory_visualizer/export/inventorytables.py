@@ -191,13 +191,16 @@ def _write_csv(file: IO[bytes], _: str, titles: Sequence[str], rows: Iterator[_R
 
 def _cell(value: object) -> str:
     """A value as it stands in CSV."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return text_cell(value) if isinstance(value, str) else str(value)
+    return _CELLS.get(type(value), str)(value)
+
+
+_CELLS: Mapping[type, Callable[[Any], str]] = {
+    str: text_cell,
+    bool: lambda value: str(int(value)),
+    list: lambda value: " ".join(map(str, value)),
+    type(None): lambda _: "",
+}
+"""A table, since a large file has millions of values."""
 
 
 def _write_json(file: IO[bytes], what: str, _: Sequence[str], rows: Iterator[_Row]) -> None:

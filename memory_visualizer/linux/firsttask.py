@@ -6,6 +6,7 @@ same names.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,18 @@ _SOME_FRAMES = 64
 
 def find_first_task(found: LinuxKernel) -> int | None:
     """The address of the first task; None if nothing tells it."""
-    return found.symbols.get("init_task") or _first_by_name(found)
+    if (known := found.symbols.get("init_task")) is not None:
+        return known or None
+    return _first_by_name(found)
+
+
+def with_first_task(found: LinuxKernel) -> LinuxKernel:
+    """The kernel with the first task among its symbols: so its image is searched only once."""
+    if found.symbols.get("init_task"):
+        return found
+    # Another object, so that the image is kept no longer than it is needed here.
+    first = _first_by_name(replace(found)) or 0
+    return replace(found, symbols={**found.symbols, "init_task": first})
 
 
 def _first_by_name(found: LinuxKernel) -> int | None:

@@ -480,9 +480,8 @@ def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8
     `start` is an address in its first 2 MiB. The length is limited to a plausible kernel for this
     much memory.
     """
-    pages = image_frames(kernel, start)[
-        : min(_SEARCHED_BYTES // PAGE_SIZE, 2 * kernel.frame_count // _SHARE)
-    ]
+    limit = min(_SEARCHED_BYTES, 2 * kernel.frame_count * PAGE_SIZE // _SHARE)
+    pages = image_frames(kernel, start, limit)
     mapped = np.flatnonzero(pages >= 0)
     if not len(mapped):
         return None
@@ -490,10 +489,13 @@ def kernel_image(kernel: TableMemory, start: int) -> tuple[int, NDArray[np.uint8
     return start, kernel.read_far(start, (int(mapped[-1]) + 1) * PAGE_SIZE)
 
 
-def image_frames(kernel: TableMemory, start: int) -> NDArray[np.int64]:
-    """The frame behind each page of the kernel's image, from the first page on; -1 in gaps."""
+def image_frames(kernel: TableMemory, start: int, limit: int | None = None) -> NDArray[np.int64]:
+    """The frame behind each page of the kernel's image, from the first page on; -1 in gaps.
+
+    `limit` is a number of bytes.
+    """
     start &= ~_ALIGNMENT
-    size = min(_LARGEST_IMAGE, 2**64 - start)
+    size = min(_LARGEST_IMAGE if limit is None else limit, 2**64 - start)
     pages = np.arange(size // PAGE_SIZE, dtype=np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(start)
     return kernel.frames(pages)
 

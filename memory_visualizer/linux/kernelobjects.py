@@ -1,6 +1,7 @@
 """Files, regions and modules of a Linux kernel, with remarks on missing data."""
 
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ from memory_visualizer.units import PAGE_SIZE
 
 _CACHE = (PageState.FILE_CACHE, PageState.SHARED_MEMORY)
 _NO_TYPES = "the kernel does not describe its types (BTF), or not as expected"
+_SAMPLED_TASKS = 1 << 8
+"""At each end of the list: several programs are among them."""
 _EXAMPLES = 1 << 12
 """Cached pages by whose files places in objects are found."""
 
@@ -123,7 +126,7 @@ class KernelObjects:
         """The first process's name space of mounts; 0 if not known."""
         types, read = self._kernel.btf, self._kernel.kernel.number
         first = self._kernel.symbols.get("init_task")
-        if types is None or first is None:
+        if types is None or not first:
             return 0
         proxy, space = types.offset("task_struct", "nsproxy"), types.offset("nsproxy", "mnt_ns")
         if proxy is None or space is None:
@@ -187,8 +190,12 @@ class KernelObjects:
     def _regions_by_form(self, offsets: Offsets) -> RegionLayout | None:
         kernel = self._kernel
         first = find_first_task(kernel) or 0
-        tasks, _ = along(kernel.kernel, first, offsets.tasks, task_limit(kernel.memory))
-        memories = layoutsbyform.memories_of(kernel.kernel, tasks, [offsets.mm])
+        # The last tasks of the list are the youngest ones, and mostly of programs.
+        both = [
+            along(kernel.kernel, first, offsets.tasks, _SAMPLED_TASKS, backwards=backwards)[0]
+            for backwards in (True, False)
+        ]
+        memories = layoutsbyform.memories_of(kernel.kernel, [*chain(*both)], [offsets.mm])
         return layoutsbyform.regions(kernel.kernel, offsets.pgd, memories)
 
     @cached_property

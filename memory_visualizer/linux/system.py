@@ -12,6 +12,7 @@ from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux import kernel as linux
 from memory_visualizer.linux.clock import read_clock
 from memory_visualizer.linux.doubts import Doubts
+from memory_visualizer.linux.firsttask import with_first_task
 from memory_visualizer.linux.inventory import LinuxInventory
 from memory_visualizer.linux.kernel import LinuxKernel, TopTableSearch
 from memory_visualizer.linux.pagestates import PageArray, PageStates, Survey
@@ -53,6 +54,7 @@ def understand(
 ) -> Snapshot:
     """The snapshot of a Linux dump; the processes are searched for unless `found` is given."""
     clock = read_clock(kernel)
+    kernel = with_first_task(kernel)
     remarks = [*kernel.remarks, *clock.remarks]
     pages, survey, lost = _surveyed(dump, kernel)
     remarks += lost

@@ -40,8 +40,9 @@ _MORE_IN_SLABS = (
 _NAMED_BREAKS = 4
 """How many breaks in the list one remark names."""
 _CACHE_LINE = 64
-_FRAMES_OF_TASK, _MORE_TASKS = 16, 1024
-"""The fewest frames of a process, and the number of tasks that any dump may have beyond these."""
+_FRAMES_OF_TASK, _MORE_TASKS = 32, 1024
+"""Linux on 64 bits itself allows one thread for so many frames, unless an administrator raises the
+limit (set_max_threads, kernel/fork.c); and the tasks that any dump may have beyond these."""
 
 _Addresses = NDArray[np.uint64]
 _Marks = NDArray[np.bool_]

@@ -144,13 +144,18 @@ def _without_ignored(rights: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _regions(
     kernel: KernelMemory, trees: Trees, details: Details, entry_bytes: int, names: list[str]
 ) -> list[Region]:
-    """All regions, in the order of the nodes."""
+    """All regions, in the order of the nodes; only addresses where flags are not readable."""
     files, offsets = _files(kernel, details, entry_bytes)
     starts = (trees.start * np.uint64(PAGE_SIZE)).tolist()
     ends = ((trees.end + np.uint64(1)) * np.uint64(PAGE_SIZE)).tolist()
+    members = (details.is_private, details.commit, details.protection & 7, details.kind)
+    # Lists, since numpy takes long for single values.
+    rows = zip(*(member.tolist() for member in members), strict=True)
     return [
-        _region(details, row, (start, end), files[row], offsets[row], names[row])
-        for row, (start, end) in enumerate(zip(starts, ends, strict=True))
+        _region(start, end, row, *more) if known else Region(start, end, "", is_private=False)
+        for start, end, known, row, *more in zip(
+            starts, ends, details.known.tolist(), rows, files, offsets, names, strict=True
+        )
     ]
 
 
@@ -174,29 +179,26 @@ def _files(
 
 
 def _region(
-    details: Details,
-    row: int,
-    bounds: tuple[int, int],
+    start: int,
+    end: int,
+    members: tuple[bool, int, int, int],
     file: FileObject | None,
     offset: int | None,
     name: str,
 ) -> Region:
-    """A region; only its addresses are known if its flags are not readable."""
-    start, end = bounds
-    if not details.known[row]:
-        return Region(start, end, "", is_private=False)
-    is_private, commit = bool(details.is_private[row]), int(details.commit[row])
+    """A region; `members` are is_private, commit, protection and kind, as in Details."""
+    is_private, commit, protection, kind = members
     return Region(
         start,
         end,
-        PROTECTIONS[int(details.protection[row]) & 7],
+        PROTECTIONS[protection],
         is_private=is_private,
         name="[shared data]" if start // PAGE_SIZE == _SHARED_DATA and is_private else name,
         file=file.path if file else "",
         file_object=file.object_address if file else 0,
         offset=offset if file else 0,
         is_deleted=bool(file and file.is_deleted),
-        kind=KINDS[int(details.kind[row])],
+        kind=KINDS[kind],
         # Some versions have the largest number for regions without a charge.
         commit=commit if commit <= (end - start) // PAGE_SIZE else None,
     )

@@ -68,7 +68,7 @@ def test_more_tasks_than_any_machine_has(
     """Tasks are read up to the limit, and a remark tells that there are more."""
     snapshot = opened(name, sound, tmp_path)
     limit = task_limit(snapshot.dump)
-    assert limit == SIZE // 4096 // 16 + 1024
+    assert limit == SIZE // 4096 // 32 + 1024
     assert any("the list of processes is longer than any" in one for one in snapshot.remarks)
     assert sum(process.is_listed for process in snapshot.processes) <= limit
 
@@ -179,8 +179,8 @@ def test_threads_are_looked_for_within_bounds(
     monkeypatch.setattr(TableMemory, "numbers", counted)
     monkeypatch.setattr(TableMemory, "members", counted_members)
     snapshot = opened("ended", sound, tmp_path)
-    # Some words of each task, and of as many threads.
-    assert asked <= 20 * task_limit(snapshot.dump)
+    # Some words of each task, and of as many threads. Owners of address spaces are added.
+    assert asked <= 20 * (task_limit(snapshot.dump) + len(sound[1].tasks))
 
 
 def test_resources_within_bounds(
