@@ -30,8 +30,13 @@ def wait_until(is_so: Callable[[], bool], *processes: "subprocess.Popen[str]") -
     """Wait until a condition holds that one of these processes fulfils."""
     end = time.monotonic() + _PATIENCE
     while not is_so():
-        assert time.monotonic() < end
-        assert all(process.poll() is None for process in processes)
+        over = [process for process in processes if process.poll() is not None]
+        if over and not is_so():
+            pytest.fail(f"it has ended: {[ended(process) for process in over]}")
+        if time.monotonic() > end:
+            for process in processes:
+                process.kill()
+            pytest.fail(f"it takes too long: {[ended(process) for process in processes]}")
         time.sleep(0.02)
 
 
@@ -66,6 +71,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "scheduler.json"
+        self.log = folder / "log"
         options = ("--scheduler-file", self._file, "--host", "127.0.0.1", "--no-dashboard")
         self.scheduler = self._start("dask_scheduler", *options, "--port", 0)
         self.workers: list[subprocess.Popen[str]] = []
@@ -79,14 +85,15 @@ class Cluster:
             return ""
 
     def _start(self, module: str, *options: object) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", f"distributed.cli.{module}", *map(str, options)],
-            env=_ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        with self.log.open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{module}", *map(str, options)],
+                env=_ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
 
     def add_workers(self, count: int) -> None:
         """Start workers."""
@@ -111,6 +118,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         yield found
     finally:
         found.end()
+        print(found.log.read_text())  # pytest shows it if the test fails
 
 
 def done(folder: Path) -> int:
@@ -143,7 +151,8 @@ def test_two_hundred_dumps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         wait_until(lambda: done(folder) >= at_kill + 20, running)
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
         code, _, err = ended(running)
-        assert (code, err.splitlines()[-1]) == (130, "memviz: interrupted")
+        assert code == 130, err
+        assert err.splitlines()[-1] == "memviz: interrupted"
         assert "Traceback" not in err
 
         running = fleet(*command)
@@ -151,7 +160,7 @@ def test_two_hundred_dumps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         wait_until(lambda: done(folder) >= at_start + 20, running)
         one.scheduler.kill()
         code, _, err = ended(running)
-    assert code == 1
+    assert code == 1, err
     gone = f"memviz: the scheduler at {one.address} went away: "
     assert err.splitlines()[-1].startswith(gone)
     assert "the same command does the rest" in err
@@ -162,7 +171,7 @@ def test_two_hundred_dumps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert before.pop("index.html")  # of the dumps that were done
     assert 60 <= done(folder) < len(expected)
     code, out, err = ended(fleet(f"@{words}", "--out", folder, "--workers", 2))
-    assert code == 2
+    assert code == 2, err
     assert out.splitlines()[-1].startswith(f"{len(expected)} dumps: {SOUND} analysed (")
     assert out.splitlines()[-1].endswith(f"of them before), {BROKEN} failed; see {folder}")
     assert_whole(folder)
