@@ -8,6 +8,7 @@ Python anew. If tests.elsewhere has taken fork away from the program, the server
 
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -16,7 +17,7 @@ import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -31,13 +32,13 @@ _TIMEOUT = 60
 _LARGEST_REQUEST = 1 << 20
 
 
-def environment() -> dict[str, str]:
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables with which the programs run.
 
     pytest's own are left out: one of them names the test, so each test would get its own server.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return own | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""}
+    return own | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""} | dict(changes or {})
 
 
 def run(
@@ -46,19 +47,50 @@ def run(
     *,
     anew: bool = False,
     loaded: str = "memory_visualizer",
+    stdout: int | None = None,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run Python with these arguments, ``-m module …`` or ``script …``, in a folder.
+    """As `run_in_bytes`, with text that is encoded in UTF-8."""
+    done = run_in_bytes(arguments, folder, anew=anew, loaded=loaded, stdout=stdout)
+    texts = (_text(octets) for octets in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(done.args, done.returncode, *texts)
 
-    `anew`: start Python for this run in any case. `loaded`: the program's package.
+
+def run_in_bytes(
+    arguments: Sequence[object],
+    folder: Path | None = None,
+    *,
+    anew: bool = False,
+    loaded: str = "memory_visualizer",
+    changes: Mapping[str, str] | None = None,
+    stdout: int | None = None,
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run Python with ``-m module …``, ``-c program …`` or ``script …``, in a folder.
+
+    `anew`: start Python for this run in any case. `loaded`: the program's package. `changes` are
+    made to the variables of `environment`; each set of variables has a server. `stdout`: a file
+    that gets the standard output.
     """
     command = [sys.executable, *map(str, arguments)]
     folder = folder or Path.cwd()
-    variables = environment()
+    variables = environment(changes)
     if FORK and not anew:
-        return _server(loaded, tuple(sorted(variables.items()))).run(command, folder)
+        return _server(loaded, tuple(sorted(variables.items()))).run(command, folder, stdout)
     return subprocess.run(
-        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=_TIMEOUT
+        command,
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        timeout=_TIMEOUT,
     )
+
+
+def _text(octets: bytes | None) -> str | None:
+    """As subprocess does it with `text`."""
+    if octets is None:
+        return None
+    with io.TextIOWrapper(io.BytesIO(octets), encoding="utf-8") as file:
+        return file.read()
 
 
 class _Server:
@@ -79,22 +111,25 @@ class _Server:
                 pass_fds=[there.fileno()],
             )
 
-    def run(self, command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-        """Does the same as subprocess.run that captures both outputs."""
-        pipes = [os.pipe(), os.pipe()]
+    def run(
+        self, command: list[str], folder: Path, stdout: int | None
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Does the same as subprocess.run that captures both outputs, or one."""
+        pipes = [os.pipe() for _ in range(2 if stdout is None else 1)]
         request = json.dumps([command[1:], str(folder)]).encode()
+        writing = [end for _, end in pipes]
         with Path(os.devnull).open() as nothing:
-            streams = [nothing.fileno(), *(writing for _, writing in pipes)]
-            socket.send_fds(self._here, [request], streams)
-        for _, writing in pipes:
-            os.close(writing)
+            outputs = writing if stdout is None else [stdout, *writing]
+            socket.send_fds(self._here, [request], [nothing.fileno(), *outputs])
+        for end in writing:
+            os.close(end)
         with ThreadPoolExecutor(2) as threads:
-            stdout, stderr = threads.map(_read, [reading for reading, _ in pipes])
+            told = list(threads.map(_read, [reading for reading, _ in pipes]))
         code = self._here.recv(_LARGEST_REQUEST)
         if not code:
             _, said = self._process.communicate()
             raise RuntimeError(f"the server has ended: {said.decode()}")
-        return subprocess.CompletedProcess(command, int(code), stdout, stderr)
+        return subprocess.CompletedProcess(command, int(code), *[None, *told][-2:])
 
 
 @cache
@@ -103,8 +138,8 @@ def _server(package: str, variables: tuple[tuple[str, str], ...]) -> _Server:
     return _Server(package, dict(variables))
 
 
-def _read(pipe: int) -> str:
-    with open(pipe, encoding="utf-8") as file:
+def _read(pipe: int) -> bytes:
+    with open(pipe, "rb") as file:
         return file.read()
 
 
@@ -166,6 +201,10 @@ def _become(arguments: list[str], folder: str, streams: list[int]) -> None:
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        sys.path.insert(0, "")
+        exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = arguments
         runpy.run_path(arguments[0], run_name="__main__")

@@ -353,8 +353,8 @@ def test_another_dump_of_that_name(files: Files) -> None:
 def test_standard_output(files: Files, name: str) -> None:
     """Standard output has the picture only; standard error has the legend."""
     assert files.run().returncode == 0
-    command = [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", name]
-    result = subprocess.run(command, capture_output=True, check=True)
+    result = prestarted.run_in_bytes([PROGRAM, files.dump, files.map, "-o", name])
+    assert result.returncode == 0
     assert result.stdout == files.png.read_bytes()
     assert b"unused-zero" in result.stderr
 
@@ -401,11 +401,8 @@ def test_nobody_reads_the_legend(files: Files) -> None:
     """A closed pipe does not cause a traceback."""
     reader, writer = os.pipe()
     os.close(reader)
-    result = subprocess.run(
-        [sys.executable, str(PROGRAM), str(files.dump), str(files.map), "-o", str(files.png)],
-        stdout=writer,
-        stderr=subprocess.PIPE,
-    )
+    command = [PROGRAM, files.dump, files.map, "-o", files.png]
+    result = prestarted.run_in_bytes(command, stdout=writer)
     os.close(writer)
     assert (result.returncode, result.stderr) == (1, b"")
     assert painted(files.png) == PAINTED

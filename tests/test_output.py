@@ -29,6 +29,7 @@ from memory_visualizer.picture.palette import DEFAULT
 from memory_visualizer.picture.picture import picture_of
 from memory_visualizer.picture.png import texts_of, write_png
 from memory_visualizer.snapshot.snapshot import Snapshot
+from tests import prestarted
 from tests.synth import MIB, containers, forge, profiles
 
 OLD = f'{{\n  "generator": "{GENERATOR}"\n}}\n'.encode()
@@ -77,7 +78,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(run("test", work))
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE)
+    result = prestarted.run_in_bytes(["-c", program], tmp_path)
     assert result.returncode == code
     assert result.stderr == (b"test: interrupted\n" if code == 130 else b"")
     assert list(tmp_path.iterdir()) == []
@@ -96,7 +97,7 @@ with whole_file(Path("a")) as file:
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path)
+    result = prestarted.run(["-c", program], tmp_path)
     assert result.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
     assert (tmp_path / "a").read_bytes() == OLD
@@ -152,9 +153,7 @@ try:
 except OSError as error:
     print(error.filename, error.strerror)
 """
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
+    result = prestarted.run(["-c", program], tmp_path)
     assert result.stdout == "a File too large\n"
     assert path.read_bytes() == OLD
     assert list(tmp_path.iterdir()) == [path]
@@ -401,8 +400,8 @@ ctypes.CDLL = None
 sys.platform = "win32"
 sys.exit(run("test", lambda: 7))
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
-    assert (result.returncode, result.stderr) == (7, b"")
+    result = prestarted.run(["-c", program], tmp_path)
+    assert (result.returncode, result.stderr) == (7, "")
 
 
 @pytest.mark.parametrize(
@@ -432,10 +431,10 @@ with whole_file(STANDARD_OUTPUT) as file:
     file.write(b"bytes \\xff")
 print(" after")
 """
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    command = ["-c", program]
+    result = prestarted.run_in_bytes(command, tmp_path)
     assert result.stdout == b"before bytes \xff after\n"
     with (tmp_path / "file").open("wb") as file:
-        subprocess.run(command, cwd=tmp_path, stdout=file, check=True)
+        assert not prestarted.run(command, tmp_path, stdout=file.fileno()).returncode
     assert (tmp_path / "file").read_bytes() == b"before bytes \xff after\n"
     assert check_target(STANDARD_OUTPUT) == STANDARD_OUTPUT

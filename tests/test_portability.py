@@ -1,9 +1,7 @@
 """The program on other systems, as far as tests.elsewhere can imitate them."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from PIL import Image
 from memory_visualizer.formats.files import open_pages
 from tests.conftest import ROOT
 from tests.elsewhere import environment
+from tests.prestarted import run_in_bytes
 from tests.synth import MIB, containers, forge, profiles
 
 pytestmark = pytest.mark.posix  # they compare both systems
@@ -31,24 +30,13 @@ def elsewhere(
     *arguments: object, folder: Path, encoding: str = "utf-8"
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a script, or memviz, with a console of this encoding, as on Windows."""
-    return _run(arguments, folder, environment() | {"PYTHONIOENCODING": encoding})
+    changes = environment() | {"PYTHONIOENCODING": encoding}
+    return run_in_bytes(arguments, folder, changes=changes)
 
 
 def here(*arguments: object, folder: Path) -> subprocess.CompletedProcess[bytes]:
     """Run memviz as it is."""
-    return _run(arguments, folder, {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"})
-
-
-def _run(
-    arguments: Sequence[object], folder: Path, variables: dict[str, str]
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=os.environ | variables,
-        cwd=folder,
-        capture_output=True,
-        check=False,
-    )
+    return run_in_bytes(arguments, folder)
 
 
 def test_nothing_is_left_elsewhere(tmp_path: Path) -> None:
@@ -60,6 +48,8 @@ def test_nothing_is_left_elsewhere(tmp_path: Path) -> None:
     )
     told = elsewhere("-c", program, folder=tmp_path)
     assert told.stdout == b"[False, False, False, 'elsewhere']\n", told.stderr
+    anew = run_in_bytes(["-c", program], tmp_path, changes=environment(), anew=True)
+    assert anew.stdout == told.stdout, anew.stderr
     assert here("-c", program, folder=tmp_path).stdout.startswith(b"[True, True, True, 'linux'")
 
 

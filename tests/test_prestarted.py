@@ -37,3 +37,16 @@ def test_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTEST_CURRENT_TEST", test)
         servers.add(prestarted.run([program], tmp_path).stdout)
     assert len(servers) == 1
+
+
+def test_a_program_of_one_line(tmp_path: Path) -> None:
+    """Its name, arguments and modules are the same; a file gets the standard output."""
+    program = "import sys; print(sys.argv, __name__, sys.path[:1]); sys.exit('ended')"
+    results = []
+    for anew in (False, True):
+        with (tmp_path / "printed").open("w+b") as file:
+            done = prestarted.run(["-c", program, 1], tmp_path, anew=anew, stdout=file.fileno())
+            assert done.stdout is None
+            file.seek(0)
+            results.append((done.returncode, done.stderr, file.read()))
+    assert results[0] == results[1] == (1, "ended\n", b"['-c', '1'] __main__ ['']\n")

@@ -1,5 +1,6 @@
 """Run memviz, and read the pictures that it paints."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,9 +36,15 @@ def run(
     program: Sequence[str] = MEMVIZ,
     **options: Any,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run memviz, or a Python program that calls it, in a folder."""
-    if not options and program[0] != "-c":
-        return prestarted.run([*program, *arguments], folder)
+    """Run memviz, or a Python program that calls it, in a folder.
+
+    With any options of subprocess, except a file or pipe as `stdout`, Python is started.
+    """
+    stdout: Any = options.get("stdout")
+    number: int | None = stdout.fileno() if hasattr(stdout, "fileno") else stdout
+    is_file = number is not None and number >= 0 and not os.isatty(number)
+    if not options or (is_file and len(options) == 1):
+        return prestarted.run([*program, *arguments], folder, stdout=number)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.run(
         [sys.executable, *program, *map(str, arguments)],

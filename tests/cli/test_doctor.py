@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from memory_visualizer import __version__, packages
 from memory_visualizer.cli import doctor
 from memory_visualizer.cli import memviz as cli
 from memory_visualizer.cli.doctor import Part, examine
+from tests.cli.running import run
 from tests.conftest import ROOT
 
 
@@ -21,14 +21,10 @@ def parts() -> dict[str, Part]:
     return {part.name: part for part in examine()}
 
 
-def test_doctor_prints_what_is_there() -> None:
+def test_doctor_prints_what_is_there(tmp_path: Path) -> None:
     """Each part has a line in plain words; nothing is wrong."""
-    result = subprocess.run(
-        [sys.executable, "-m", "memory_visualizer", "doctor"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = run(["doctor"], tmp_path)
+    assert result.returncode == 0
     first, *lines = result.stdout.splitlines()
     assert first == f"memviz {__version__}"
     assert [line.split("  ")[1] for line in lines] == list(parts())
@@ -73,12 +69,7 @@ def test_a_missing_part(
 def test_a_dump_of_that_name(tmp_path: Path) -> None:
     """A dump called `doctor` can be given by a path."""
     (tmp_path / "doctor").write_bytes(bytes(4096))
-    result = subprocess.run(
-        [sys.executable, "-m", "memory_visualizer", "./doctor"],
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
+    result = run(["./doctor"], tmp_path)
     assert result.returncode == 3
     assert (tmp_path / "doctor.png").exists()
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from tests.terminal import on_a_terminal
 
 with suppress(ImportError):  # Windows does not have it
     pass
-from tests.cli.running import ENDINGS, classes_in, environment, run
+from tests.cli.running import ENDINGS, MEMVIZ, classes_in, environment, run
+from tests.prestarted import run_in_bytes
 
 
 @pytest.mark.parametrize("name", ["-", pytest.param("/dev/stdout", marks=pytest.mark.posix)])
@@ -25,9 +25,8 @@ def test_standard_output(option: str, name: str, dump: Path, tmp_path: Path) -> 
     others = [] if option == "-o" else ["-o", "b.png"]
     assert not run([dump, option, f"a{ENDINGS[option]}", *others], tmp_path).returncode
     expected = (tmp_path / f"a{ENDINGS[option]}").read_bytes()
-    arguments = [dump, option, name, *others]
-    command = [sys.executable, "-m", "memory_visualizer", *map(str, arguments)]
-    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True)
+    command = [*MEMVIZ, dump, option, name, *others]
+    result = run_in_bytes(command, tmp_path)
     assert result.returncode == 0
     assert result.stdout == expected
     said = result.stderr.decode()
@@ -35,7 +34,7 @@ def test_standard_output(option: str, name: str, dump: Path, tmp_path: Path) -> 
     assert "standard output: " in said
     assert "lsass.exe" in said
     with (tmp_path / "redirected").open("wb") as file:
-        subprocess.run([*command, "-q"], cwd=tmp_path, env=environment(), stdout=file, check=True)
+        assert not run_in_bytes([*command, "-q"], tmp_path, stdout=file.fileno()).returncode
     assert (tmp_path / "redirected").read_bytes() == expected
 
 

@@ -1,12 +1,9 @@
 """Conversion keeps the memory and the page map in every format, also for other readers."""
 
 import hashlib
-import os
 import re
 import shutil
 import struct
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 from types import ModuleType
@@ -29,8 +26,8 @@ from memory_visualizer.output import part_of, resumable_file
 from memory_visualizer.paging import Mappings
 from memory_visualizer.snapshot.build import of_mappings
 from memory_visualizer.snapshot.pagemap import PageClass
+from tests import prestarted
 from tests.cli.running import run
-from tests.conftest import ROOT
 from tests.formats.checks import (
     GIB,
     PIECES,
@@ -312,9 +309,7 @@ main(sys.argv[2:])
 
 
 def killed(arguments: list[str], folder: Path, size: int) -> None:
-    code = [sys.executable, "-c", _KILLED, str(size), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(code, cwd=folder, env=environment, capture_output=True, check=False)
+    done = prestarted.run(["-c", _KILLED, size, *arguments], folder)
     assert done.returncode == 9, done.stderr
 
 
