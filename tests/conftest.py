@@ -50,7 +50,10 @@ pyproject.toml explains the marks.
 SLOW = ("peer", "browser", "frontdoor", "fuzz", "packaging", "real")
 """The marks that --fast leaves out."""
 _EVERY = 4
-"""One case in so many is taken of a test that is marked `many`, unless all cases are taken."""
+"""One case in so many is taken of a test that is marked `many` with --one-in-four."""
+_FAST_TAKES_LESS = 2
+"""By this factor --fast takes still fewer cases."""
+_SHARE = "MEMVIZ_ONE_RANDOM_CASE_IN"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,7 +66,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " one of each version; of random cases, a quarter",
     )
     group.addoption(
-        "--fast", action="store_true", help=f"the same, and leave out {', '.join(SLOW)}"
+        "--fast",
+        action="store_true",
+        help=f"leave out {', '.join(SLOW)}; take half as many cases as --one-in-four, unless that"
+        " is given, too",
     )
 
 
@@ -77,6 +83,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not takes_all(config):
         os.environ.setdefault("FUZZ_CASES", "25")
         os.environ.setdefault("MEMVIZ_LAW", "6")
+        os.environ.setdefault(_SHARE, "4")
+
+
+def random_cases(number: int) -> int:
+    """So many random cases, or a quarter of them with --fast or --one-in-four."""
+    return -(-number // int(os.environ.get(_SHARE, "1")))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,7 +105,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--fast"):
         left_out = {item for item in items if any(map(item.get_closest_marker, SLOW))}
     if not takes_all(config):
-        left_out |= _most_cases([item for item in items if item not in left_out])
+        factor = 1 if config.getoption("--one-in-four") else _FAST_TAKES_LESS
+        left_out |= _most_cases([item for item in items if item not in left_out], factor)
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
@@ -106,8 +119,8 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
-    """The left-out cases of tests that are marked `many`, or `many(n)`: one in n stays.
+def _most_cases(items: list[pytest.Item], factor: int) -> set[pytest.Item]:
+    """The left-out cases of tests that are marked `many`, or `many(n)`: one in `factor` * n stays.
 
     The case that stays moves on from group to group, so that not only a row or a column of a table
     of cases stays.
@@ -115,7 +128,7 @@ def _most_cases(items: list[pytest.Item]) -> set[pytest.Item]:
     cases: dict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         if mark := item.get_closest_marker("many"):
-            every = mark.args[0] if mark.args else _EVERY
+            every = factor * (mark.args[0] if mark.args else _EVERY)
             cases[item.nodeid.partition("[")[0], every].append(item)
     return {
         item

@@ -42,7 +42,7 @@ def test_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_program_of_one_line(tmp_path: Path) -> None:
     """Its name, arguments and modules are the same; a file gets the standard output."""
     program = "import sys; print(sys.argv, __name__, sys.path[:1]); sys.exit('ended')"
-    results = []
+    results: list[tuple[int, str, bytes]] = []
     for anew in (False, True):
         with (tmp_path / "printed").open("w+b") as file:
             done = prestarted.run(["-c", program, 1], tmp_path, anew=anew, stdout=file.fileno())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memory_visualizer.errors import BadInputError, DamagedInputError
 from memory_visualizer.export import textmap
 from memory_visualizer.export.textmap import Fault, MappedFrames, parse_lines, read_mapped_frames
+from tests.conftest import random_cases
 
 PAGE = 4096
 MIB = 1 << 20
@@ -191,7 +192,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=random_cases(500))
 @given(st.lists(LINES, max_size=12).map(lambda lines: "\n".join(lines).encode()))
 @example(b"\n0 0 4096\n0 0 4096 True")
 @example(b"0 0 4096 True" + b"\r\n")
@@ -200,7 +201,7 @@ def test_lines_against_the_naive_parser(text: bytes) -> None:
     check_against_naive(text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=random_cases(300))
 @given(st.lists(st.sampled_from(b"0123459afxXTrueFals(V)-- \t\r\n\0\xff"), max_size=80).map(bytes))
 def test_any_bytes_against_the_naive_parser(text: bytes) -> None:
     """Any bytes are read as the plain parser reads them."""

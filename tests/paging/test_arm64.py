@@ -20,6 +20,7 @@ from memory_visualizer.paging import (
     walk,
 )
 from memory_visualizer.paging.tablememory import TableMemory
+from tests.conftest import random_cases
 from tests.paging.memory import PAGE, Memory
 from tests.simple_walker import ArmPage, ArmRegime, walk_arm
 
@@ -101,7 +102,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
     paging = paging_of(regime)
     root_bytes = paging.architecture.root_bytes
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=random_cases(40), deadline=None)
     @given(tables=TABLES, slot=st.sampled_from([0, 0, 0, 1]))
     @example(tables=_TORN, slot=0)
     def check(tables: Tables, slot: int) -> None:

@@ -30,6 +30,7 @@ from memory_visualizer.paging import (
     translate,
     walk,
 )
+from tests.conftest import random_cases
 from tests.paging.memory import PAGE, Memory, chain
 from tests.simple_walker import end_of_table
 from tests.simple_walker import walk as simple_walk
@@ -119,7 +120,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
     """The simple reader finds the same frames for the same spaces at the same first addresses."""
     paging = MANUAL[name]
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=random_cases(100), deadline=None)
     @given(
         tables=TABLES,
         roots=st.lists(st.integers(0, FRAMES - 1), min_size=1, max_size=3, unique=True),
@@ -173,7 +174,7 @@ def test_finds_what_a_simple_reader_finds(name: str) -> None:
 def test_translates_as_a_simple_reader_does(name: str) -> None:
     paging = MANUAL[name]
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=random_cases(50), deadline=None)
     @given(tables=TABLES)
     def check(tables: Tables) -> None:
         contents = memory_with(tables, paging.entry_bytes)
@@ -272,7 +273,7 @@ def test_a_page_is_no_table_behind_a_break() -> None:
     assert (losses.impossible, losses.torn, losses.not_tables) == (12, 7, set())
 
 
-@settings(max_examples=200)
+@settings(max_examples=random_cases(200))
 @given(broken=st.lists(st.sampled_from([None, None, False, False, True]), min_size=1, max_size=60))
 def test_a_break_costs_no_more_than_it_proves(broken: list[bool | None]) -> None:
     """Each broken entry costs at most one sound entry, and the first part is kept."""

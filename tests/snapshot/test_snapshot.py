@@ -25,6 +25,7 @@ from memory_visualizer.snapshot.process import unnamed
 from memory_visualizer.windows import kernelmemory, processsearch
 from memory_visualizer.windows import system as windows_system
 from memory_visualizer.windows.toplevels import TopLevels
+from tests.conftest import random_cases
 from tests.oddities import Image
 from tests.synth import GIB, MIB, Truth, builds, forge, profiles
 from tests.synth.memory import PAGE_SIZE
@@ -321,7 +322,7 @@ def test_pages_of_processes(tmp_path: Path) -> None:
         assert counts[process.pid] == [private, len(own) - private], process.name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=random_cases(60), deadline=None)
 @given(
     rows=st.lists(
         st.tuples(
