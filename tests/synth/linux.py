@@ -156,6 +156,10 @@ class _Page:
     """Whether the page follows the head of a huge page."""
 
 
+def _column(values: list[int]) -> npt.NDArray[np.uint64]:
+    return np.array(values, np.uint64)
+
+
 def _number(value: int, size: int) -> bytes:
     """As much of a number as has room in `size` bytes."""
     return (value & (1 << 8 * size) - 1).to_bytes(size, "little")
@@ -355,7 +359,10 @@ class _Machine:
     # The building blocks of all else
 
     def flag(self, *names: str) -> int:
-        return sum(1 << self.era.flags[name] for name in names)
+        found = 0
+        for name in names:
+            found |= 1 << self.era.flags[name]
+        return found
 
     def poke(self, physical: int, contents: bytes) -> None:
         while contents:
@@ -1092,13 +1099,16 @@ class _Machine:
 
     def _describe_free(self, free: Frames) -> None:
         """Give these frames to the buddy allocator, in blocks as large as possible."""
-        for run in np.split(free, np.flatnonzero(np.diff(free) != 1) + 1):
-            at, end = int(run[0]), int(run[-1]) + 1
+        gaps = np.flatnonzero(np.diff(free) != 1)
+        starts = free[np.concatenate(([0], gaps + 1))].tolist()
+        ends = free[np.concatenate((gaps, [len(free) - 1]))].tolist()
+        for at, last in zip(starts, ends, strict=True):
+            end = last + 1
             while at < end:
                 order = min((at & -at).bit_length() - 1, (end - at).bit_length() - 1, 10)
                 self.states[at : at + (1 << order)] = "free"
-                for frame in range(at, at + (1 << order)):
-                    self.pages[frame] = _Page(count=0, links=(_POISON, _POISON + 0x22))
+                tail = _Page(count=0, links=(_POISON, _POISON + 0x22))
+                self.pages.update(dict.fromkeys(range(at, at + (1 << order)), tail))
                 self.pages[at] = _Page(count=0, type=self.era.buddy, private=order)
                 if "buddy" in self.era.flags:
                     self.pages[at] = _Page(self.flag("buddy"), count=0, private=order)
@@ -1110,35 +1120,43 @@ class _Machine:
         return int(self.rng.integers(0, 1 << 20)) << 40
 
     def _write_array(self) -> None:
+        """All struct pages at once, column by column: there are thousands."""
         era, places = self.era, self.places
-        array = np.zeros((self.frames, era.page_size), np.uint8)
-        words, numbers = array.view("<u8"), array.view("<u4")
-        upper = self._upper
-        self._tails = Counter(page.head for page in self.pages.values())
-        for frame, page in self.pages.items():
-            row, count = words[frame], numbers[frame]
-            row[0] = page.flags | upper | (frame % 3) << 54
-            links = page.links or (_POISON, _POISON + 0x22)
-            if page.flags & self.flag("lru"):
-                links = self.direct + 0x40, self.direct + 0x80
-            row[places["lru"] // 8 : places["lru"] // 8 + 2] = links
-            row[places["mapping"] // 8] = page.mapping
-            row[places["private"] // 8] = page.private
-            if era.layout is None:
-                row[4] = page.memory or page.index
-            count[places["_mapcount"] // 4] = (era.none if page.type is None else page.type) % 2**32
-            count[places["_count" if era.layout else "_refcount"] // 4] = page.count
+        pages, frames = list(self.pages.values()), np.array(list(self.pages), np.int64)
+        rows = np.zeros((len(pages), era.page_size), np.uint8)
+        words, numbers = rows.view("<u8"), rows.view("<u4")
+        self._tails = Counter(page.head for page in pages)
+        words[:, 0] = _column([page.flags | self._upper for page in pages])
+        words[:, 0] |= (frames % 3).astype(np.uint64) << np.uint64(54)
+        lru, on_list = self.flag("lru"), (self.direct + 0x40, self.direct + 0x80)
+        links = [
+            on_list if page.flags & lru else page.links or (_POISON, _POISON + 0x22)
+            for page in pages
+        ]
+        for number in range(2):
+            words[:, places["lru"] // 8 + number] = _column([pair[number] for pair in links])
+        words[:, places["mapping"] // 8] = _column([page.mapping for page in pages])
+        words[:, places["private"] // 8] = _column([page.private for page in pages])
+        if era.layout is None:
+            words[:, 4] = _column([page.memory or page.index for page in pages])
+        types = [(era.none if page.type is None else page.type) % 2**32 for page in pages]
+        numbers[:, places["_mapcount"] // 4] = types
+        count = "_count" if era.layout else "_refcount"
+        numbers[:, places[count] // 4] = [page.count for page in pages]
+        for row, page in zip(words, pages, strict=True):
             if page.head is not None and era.layout:
                 row[0] |= np.uint64(self.flag("tail"))
                 row[places["first_page"] // 8] = self.array_address(page.head)
             elif page.head is not None:
                 row[1] = self._named_head(page.head) | 1
                 row[2] = 0
-            if page.second:
-                if era.huge_by == "destructor":
-                    array[frame, 16] = 2
-                elif era.huge_by == "flag":
-                    row[0] |= np.uint64(self.flag("hugetlb"))
+        second = [number for number, page in enumerate(pages) if page.second]
+        if era.huge_by == "destructor":
+            rows[second, 16] = 2
+        elif era.huge_by == "flag":
+            words[second, 0] |= np.uint64(self.flag("hugetlb"))
+        array = np.zeros((self.frames, era.page_size), np.uint8)
+        array[frames] = rows
         raw = array.tobytes()
         for number, frame in enumerate(self.array.tolist()):
             self.poke(frame * PAGE_SIZE, raw[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])

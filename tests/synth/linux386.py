@@ -238,27 +238,32 @@ class _I386Machine(_Machine):
         page_at = self.layout["page"]
         array = np.zeros((self.frames, self.era.page_size), np.uint8)
         numbers = array.view("<u4")
-        place = {name: at // 4 for name, at in page_at.items()}
-        for frame, page in self.pages.items():
-            row = numbers[frame]
-            links = page.links or (_POISON, _POISON + 0x22)
-            if page.flags & self.flag("lru"):
-                links = self.direct + 0x40, self.direct + 0x80
-            if page.head is not None:
-                links = self.array_address(page.head) | 1, 0
-            type_ = self.era.none if page.type is None else page.type
-            told = {
-                "flags": page.flags | self._zone(frame) << _ZONE_SHIFT,
-                "mapping": page.mapping,
-                "private": page.private,
-                "_mapcount": type_,
-                "_refcount": page.count,
-            }
-            for name, value in told.items():
-                row[place[name]] = value % 2**32
-            row[place["lru"] : place["lru"] + 2] = [link % 2**32 for link in links]
-            if page.second:
-                array[frame, page_at["compound_dtor"]] = 2
+        pages, frames = list(self.pages.values()), list(self.pages)
+        lru, on_list = self.flag("lru"), (self.direct + 0x40, self.direct + 0x80)
+        links = [
+            (self.array_address(page.head) | 1, 0)
+            if page.head is not None
+            else on_list
+            if page.flags & lru
+            else page.links or (_POISON, _POISON + 0x22)
+            for page in pages
+        ]
+        told = {
+            "flags": [
+                page.flags | self._zone(frame) << _ZONE_SHIFT for frame, page in self.pages.items()
+            ],
+            "mapping": [page.mapping for page in pages],
+            "private": [page.private for page in pages],
+            "_mapcount": [self.era.none if page.type is None else page.type for page in pages],
+            "_refcount": [page.count for page in pages],
+        }
+        for name, values in told.items():
+            numbers[frames, page_at[name] // 4] = [value % 2**32 for value in values]
+        for number in range(2):
+            place = page_at["lru"] // 4 + number
+            numbers[frames, place] = [pair[number] % 2**32 for pair in links]
+        second = [frame for frame, page in self.pages.items() if page.second]
+        array[second, page_at["compound_dtor"]] = 2
         self.poke(int(self.array[0]) * PAGE_SIZE, array.tobytes())
 
     def _zone(self, frame: int) -> int:

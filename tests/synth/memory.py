@@ -67,9 +67,12 @@ class PhysicalMemory:
         # Lengths are evenly distributed by their logarithm.
         lengths = self._stretch ** self._rng.random(len(frames))
         ends = np.cumsum(lengths.astype(np.int64))
-        stretches = np.split(frames, ends[ends < len(frames)])
-        order = self._rng.permutation(len(stretches))
-        return np.concatenate([stretches[number] for number in order])
+        starts = np.concatenate(([0], ends[ends < len(frames)]))
+        order = self._rng.permutation(len(starts))
+        sizes = np.diff(starts, append=len(frames))[order]
+        moved = starts[order] - (np.cumsum(sizes) - sizes)
+        order_of_frames: Frames = np.arange(len(frames)) + np.repeat(moved, sizes)
+        return frames[order_of_frames]
 
     def fill_free_frames(self, share: float) -> None:
         """Fill this share of the free frames with old data."""
