@@ -67,6 +67,7 @@ def test_truth_is_what_the_tables_say(name: str, options: dict[str, Any], tmp_pa
 
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
+@pytest.mark.many
 def test_zero_flags_are_the_contents(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()[name], **options)
     memory = (tmp_path / "dump").read_bytes()
@@ -174,6 +175,7 @@ def test_huge_pages_in_large_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [16 * MIB, 16 * MIB + 3 * PAGE_SIZE, 33 * MIB])
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win8SP0x86", "Win7SP1x64"])
+@pytest.mark.many
 def test_any_size(name: str, size: int, tmp_path: Path) -> None:
     truth = forge(tmp_path / "dump", profiles()[name], size=size)
     assert (tmp_path / "dump").stat().st_size == size == truth.frames * PAGE_SIZE

@@ -32,6 +32,7 @@ from tests.cli.running import ROOT, classes_in, run
         ),
     ],
 )
+@pytest.mark.many
 def test_what_a_dump_without_a_system_looks_like(kind: str, words: str, tmp_path: Path) -> None:
     """Without a system, pages of zeros, of noise and of other data get different colours."""
     rng = np.random.default_rng(0)

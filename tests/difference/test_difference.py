@@ -442,6 +442,7 @@ def test_moves_are_counted_in_pieces(
 
 
 @pytest.mark.parametrize("write", [write_kdump, write_avml], ids=["kdump", "AVML"])
+@pytest.mark.many
 def test_packed_formats(write: object, windows_series: Series, tmp_path: Path) -> None:
     assert callable(write)
     first, second, _ = windows_series.paths

@@ -318,6 +318,7 @@ SCATTERED = [(n * 3 * PAGE_SIZE, bytes([n]) * PAGE_SIZE) for n in range(1, 41)]
 
 
 @by_ending
+@pytest.mark.many
 def test_an_interrupted_conversion_goes_on(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

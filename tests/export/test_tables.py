@@ -384,6 +384,7 @@ def test_text_map(tmp_path: Path, snapshot: Snapshot) -> None:
 
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "WinXPSP3x86", "Win81U1x64"])
 @pytest.mark.parametrize("size", [32 * MIB, 33 * MIB + PAGE_SIZE])
+@pytest.mark.many
 def test_text_map_of_others(name: str, size: int, tmp_path: Path) -> None:
     """The map is also right for 32-bit, for PAE, and for memory that ends within a large page."""
     forge(tmp_path / "dump", profiles()[name], size=size)

@@ -28,6 +28,7 @@ def parts(analysed: Analysed, dataset: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.many
 def test_one_schema_for_all_systems(dataset: str, analysed: Analysed) -> None:
     """The schema is the same without rows, since readers take the schema of any file."""
     schemas = [pyarrow.parquet.read_schema(path) for path in parts(analysed, dataset)]

@@ -25,6 +25,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("draft", [False, True])
 @pytest.mark.parametrize("own_name", [False, True])
+@pytest.mark.many
 def test_all_ways(path: Path, compression: str, draft: bool, own_name: bool) -> None:
     """The frames are the same in all packings and under all names."""
     write_aff4(path, HIGH_FIRST, compression=compression, draft=draft, own_name=own_name)

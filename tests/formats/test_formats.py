@@ -346,6 +346,7 @@ def test_one_piece_beyond_all_limits(path: Path) -> None:
 
 
 @every_format
+@pytest.mark.many
 def test_dump_that_gets_shorter(path: Path, format_: str, pieces: Pieces, write: Writer) -> None:
     """A dump that was cut after opening is an error, not the end of the process."""
     write(path, pieces)

@@ -99,6 +99,7 @@ def test_contents_that_were_cleared(path: Path, cleared: bool) -> None:
 
 
 @pytest.mark.parametrize("system", ["7 x64", "10 x64"])
+@pytest.mark.many
 def test_a_broken_block(path: Path, system: str) -> None:
     """Lenient leaves out the pages of a block that cannot be unpacked, and no others."""
     if system == "7 x64":

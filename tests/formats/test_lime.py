@@ -34,6 +34,7 @@ def test_avml_with_noise(path: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [(True,), (False,), (True, False)])
+@pytest.mark.many
 def test_avml_without_blocks_of_zeros(path: Path, packed: tuple[bool, ...]) -> None:
     """A gap between two blocks of a stretch was left out; the end of a stretch tells nothing."""
     block = 16 << 20

@@ -119,6 +119,7 @@ def test_what_libvirt_did_not_finish(path: Path) -> None:
 
 
 @pytest.mark.parametrize("packing", ["gzip", "bzip2", "xz", "zstd"])
+@pytest.mark.many
 def test_what_libvirt_packed(path: Path, packing: str) -> None:
     """Packed streams of libvirt are unpacked first."""
     write_qemu(path, PIECES, libvirt=b"LibvirtQemudSave", packing=packing)

@@ -252,6 +252,7 @@ def test_packed_code(windows: Image, tmp_path: Path, filling: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["starting", "forking", "ending", ""])
+@pytest.mark.many
 def test_memory_between_two_programs(
     linux: tuple[LinuxTruth, bytes], tmp_path: Path, moment: str
 ) -> None:

@@ -44,6 +44,7 @@ def clock_of(path: Path) -> Clock:
 
 
 @pytest.mark.parametrize("era", ["4.19", "5.10", "6.1", "6.12-plain", "7.0"])
+@pytest.mark.many
 def test_time_and_start(era: str, tmp_path: Path) -> None:
     """Types are not needed; fractions of a second need the kernel's description."""
     forge_linux(tmp_path / "dump", era, now=NOW)

@@ -58,6 +58,7 @@ def test_no_banner_no_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.many
 def test_a_quarter_is_not_passed_over_in_silence(seed: int, tmp_path: Path) -> None:
     """If a banner, a text or tables are left, the system is named, or a remark tells them."""
     path = tmp_path / "dump"

@@ -19,6 +19,7 @@ NO_TYPES = (
 
 @WITH_PAE
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.many
 def test_every_frame_and_process(pae: bool, seed: int, tmp_path: Path) -> None:
     """A quarter of memory is high; the kernel maps only one page of it."""
     truth = forge_linux_on_i386(tmp_path / "dump", pae=pae, seed=seed)

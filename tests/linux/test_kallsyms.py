@@ -82,6 +82,7 @@ def read(tmp_path: Path) -> Read:
 
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("parts", [True, False], ids=["by VMCOREINFO", "by form"])
+@pytest.mark.many
 def test_all_symbols(kind: str, parts: bool, read: Read) -> None:
     """Each symbol is found by its name, also with a length of two bytes; other names are not.
 

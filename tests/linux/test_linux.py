@@ -129,6 +129,7 @@ def test_ways_of_paging(era: str, five_levels: bool, pti: bool, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.many
 def test_a_hole(seed: int, tmp_path: Path) -> None:
     """A hole is absent, though a raw dump has zeros there."""
     truth = forge_linux(tmp_path / "dump", "6.1", size=128 * MIB, hole=True, seed=seed)
@@ -322,6 +323,7 @@ def test_without_its_text(era: str, five_levels: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("era", ["2.6.32", "3.16", "4.14"])
+@pytest.mark.many
 def test_without_symbols(era: str, tmp_path: Path) -> None:
     """Without CONFIG_KALLSYMS, the kernel's first task is found by its form."""
     truth = forge_linux(tmp_path / "dump", era)
@@ -341,6 +343,7 @@ def test_without_symbols(era: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("era", ["3.16", "4.14", "6.1"])
+@pytest.mark.many
 def test_symbols_of_functions_only(era: str, tmp_path: Path) -> None:
     """Without CONFIG_KALLSYMS_ALL the table has no data; the address of _stext still proves it."""
     truth = forge_linux(tmp_path / "dump", era, data_symbols=False)

@@ -22,6 +22,7 @@ PAGE = 4096
 
 
 @pytest.mark.parametrize("era", ["6.1", "6.6", "6.10", "6.12", "7.0"])
+@pytest.mark.many
 def test_64_bit_arm(era: str, tmp_path: Path) -> None:
     """Every frame, every process and its pages are true, without a remark on descriptors."""
     truth = forge_linux_on_arm64(tmp_path / "dump", era)

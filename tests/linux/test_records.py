@@ -106,6 +106,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("number", [0, 2])
 @pytest.mark.parametrize("octet", [3, 6])
+@pytest.mark.many
 def test_a_wrong_section(world: World, number: int, octet: int) -> None:
     """The sections share one array, so the others tell the place of the wrong one's pages."""
     _, changed = world.changed(world.sections[number] + octet, b"\x12")
@@ -126,6 +127,7 @@ DAMAGES: dict[str, tuple[int, Callable[[World], bytes]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.many
 def test_a_wrong_resource(world: World, damage: str) -> None:
     """Memory in use by its own records does not vanish; a remark tells of the damage."""
     distance, octets = DAMAGES[damage]
@@ -166,6 +168,7 @@ def test_records_of_holes() -> None:
     ("member", "distance"),
     [*((name, 8) for name in NAMES if name != "real_parent"), *((name, 64) for name in NAMES)],
 )
+@pytest.mark.many
 def test_a_wrong_word_in_the_description_of_types(world: World, member: str, distance: int) -> None:
     """The tasks outvote BTF: the report on each process stays as it is."""
     place = world.described(member)
@@ -196,6 +199,7 @@ def test_a_wrong_address_of_the_description_of_types(
 
 
 @pytest.mark.parametrize("order", [1, 5, 10, 19])
+@pytest.mark.many
 def test_a_wrong_order_of_a_free_block(world: World, order: int) -> None:
     """A block that claims to be larger takes no page in use; at most its own pages change."""
     blocks = [(place, own) for place, own in world.free_blocks if own < 4]

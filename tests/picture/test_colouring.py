@@ -165,6 +165,7 @@ def test_by_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OF_ALL_SYSTEMS)
+@pytest.mark.many
 def test_holes_are_absent_in_all(name: str, tmp_path: Path) -> None:
     """Frames that the dump does not hold are absent in each colouring."""
     build = builds()["Win11x64_22000"]

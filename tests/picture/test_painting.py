@@ -333,6 +333,7 @@ def test_legend_lines_are_for_terminals() -> None:
     ("frame_count", "scale"), [(1, 1), (1, 3), (8192, 1), (8192, 3), (262_144, 1), (1_048_576, 1)]
 )
 @pytest.mark.parametrize("title", ["win7.raw", "x" * 255, "\x1b[31m\u202e漢字\n.raw", ""])
+@pytest.mark.many
 def test_drawn_legend(frame_count: int, title: str, layout: str, scale: int) -> None:
     """The picture is unchanged; the legend below has each class's swatch, and text."""
     colouring = by_class(some_page_map(frame_count), DEFAULT)

@@ -33,6 +33,7 @@ def of(snapshot: Snapshot, truth: Truth, index: int) -> Process:
     return next(one for one in snapshot.processes if one.object_address == address)
 
 
+@pytest.mark.many
 def test_pages_addresses_and_bytes(asked: tuple[Snapshot, Truth, Path]) -> None:
     """A process's pages, addresses and bytes are as it got them."""
     snapshot, truth, path = asked

@@ -130,6 +130,7 @@ def test_the_other_32_bit_paging(name: str, pae: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"shadow_tables": True}], ids=["plain", "shadow"])
 @pytest.mark.parametrize("name", sorted(builds()))
+@pytest.mark.many
 def test_builds_without_a_profile(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """Windows 10, 11 and Server have the offsets of their real kernels, and KVA shadow tables."""
     truth = forge(tmp_path / "dump", builds()[name], seed=4, **options)

@@ -108,6 +108,7 @@ def broken_pointers(dump: Written, section: SectionTruth) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("harm", [broken_type, broken_flags, broken_segment, broken_pointers])
+@pytest.mark.many
 def test_one_wrong_sign_costs_nothing(
     written: Written, harm: Callable[[Written, SectionTruth], tuple[int, bytes]]
 ) -> None:

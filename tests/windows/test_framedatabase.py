@@ -333,6 +333,7 @@ def hostile_stride(dump: npt.NDArray[np.uint8], truth: RecordTruth) -> None:
 
 @pytest.mark.parametrize("name", ["WinXPSP2x86", "Win7SP1x86", "Win10x64_17763"])
 @pytest.mark.parametrize("harm", [hostile_random, hostile_circular, hostile_stride])
+@pytest.mark.many
 def test_hostile_databases(
     name: str, harm: Callable[[npt.NDArray[np.uint8], RecordTruth], None], tmp_path: Path
 ) -> None:
@@ -373,6 +374,7 @@ _TYPES = 59 * PAGE_SIZE - 0x80
 
 
 @pytest.mark.parametrize("harm", ["lost", "another", "altered", "a sign"])
+@pytest.mark.many
 def test_array_of_types(harm: str, tmp_path: Path) -> None:
     """A lost array costs its parts; a wrong byte, also in a copy, costs its own part.
 

@@ -156,6 +156,7 @@ def _name(dump: Written) -> tuple[int, bytes]:
 @pytest.mark.parametrize(
     ("thing", "room", "lie"), [("device", 2, _device), ("letter of paths", 2000, _name)]
 )
+@pytest.mark.many
 def test_a_false_value_takes_no_room_from_others(
     written: Written,
     monkeypatch: pytest.MonkeyPatch,

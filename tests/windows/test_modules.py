@@ -131,6 +131,7 @@ def test_a_circle_ends(damaged: Damaged) -> None:
         ("BaseDllName", 0x4141_4141, 4),
     ],
 )
+@pytest.mark.many
 def test_a_lie_costs_its_own_entry(damaged: Damaged, member: str, value: int, size: int) -> None:
     damaged.set(3, member, value, size)
     found, snapshot = damaged.found()

@@ -131,6 +131,7 @@ def test_sound_processes_are_not_odd(family: str, sound: Sound) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_tables_without_an_object(family: str, sound: Sound, tmp_path: Path) -> None:
     """Tables in use are shown and painted; an old process's tables are not."""
     image, before = sound[family]
@@ -145,6 +146,7 @@ def test_tables_without_an_object(family: str, sound: Sound, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_all_headers_lost(family: str, sound: Sound, tmp_path: Path) -> None:
     """Without any process header, table bases still lead to the objects."""
     image, before = sound[family]
@@ -158,6 +160,7 @@ def test_all_headers_lost(family: str, sound: Sound, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_the_system_process_is_known_by_more_than_its_pid(
     family: str, sound: Sound, tmp_path: Path
 ) -> None:
@@ -170,6 +173,7 @@ def test_the_system_process_is_known_by_more_than_its_pid(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("kind", "count"), [("copy in another page", 1), ("seven copies", 7)])
+@pytest.mark.many
 def test_copies_are_told(kind: str, count: int, family: str, sound: Sound, tmp_path: Path) -> None:
     image, before = sound[family]
     cost, after = tried(image, before, kind, tmp_path, "svchost.exe")
@@ -180,6 +184,7 @@ def test_copies_are_told(kind: str, count: int, family: str, sound: Sound, tmp_p
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_where_the_list_is_broken(family: str, sound: Sound, tmp_path: Path) -> None:
     image, before = sound[family]
     _, after = tried(image, before, "list broken at two places", tmp_path, "csrss.exe")
@@ -194,6 +199,7 @@ SHIFTS = {"x86": (22, 12), "pae": (30, 21, 12), "x64": (39, 30, 21, 12)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.many
 def test_tables_that_lead_to_the_objects_are_lost(
     family: str, sound: Sound, tmp_path: Path
 ) -> None:

@@ -178,6 +178,7 @@ def damaged(request: pytest.FixtureRequest, originals: Originals, tmp_path: Path
     ("member", "value"),
     [("StartingVpn", 0x7FFF_FFFF), ("EndingVpn", 0), ("EndingVpn", 0xFFFF_FFFF)],
 )
+@pytest.mark.many
 def test_bounds_that_lie_cost_their_region(damaged: Damaged, member: str, value: int) -> None:
     damaged.bound(damaged.root, member, value)
     lost, remarks = damaged.lost()
@@ -425,6 +426,7 @@ def blocks(request: pytest.FixtureRequest, tmp_path: Path, originals: Originals)
     return Blocks(request.param, tmp_path / "dump", originals)
 
 
+@pytest.mark.many
 def test_heaps_and_stacks_are_there(blocks: Blocks) -> None:
     assert (len(blocks.named("[heap]")), len(blocks.named("[stack]"))) == (4, 2)
     assert blocks.lost() == []
@@ -452,6 +454,7 @@ def test_a_wrong_address_of_the_process_s_block(blocks: Blocks, place: str) -> N
     assert blocks.lost() == []
 
 
+@pytest.mark.many
 def test_a_list_of_heaps_that_is_lost(blocks: Blocks) -> None:
     """Since Vista, heaps are found by their mark and their own address."""
     blocks.set(blocks.member(blocks.process_block, "_PEB", "ProcessHeaps"), 0)
@@ -460,6 +463,7 @@ def test_a_list_of_heaps_that_is_lost(blocks: Blocks) -> None:
     assert blocks.lost() == ([second, third] if without_marks else [third])
 
 
+@pytest.mark.many
 def test_more_heaps_than_a_process_can_have(blocks: Blocks) -> None:
     """Their number is cut, and a remark tells it."""
     blocks.set(blocks.member(blocks.process_block, "_PEB", "NumberOfHeaps"), 0xFFFF_FFFF, 4)

@@ -66,6 +66,7 @@ def written(path: Path, write: Callable[[Path, Pieces], object], pieces: Pieces)
 
 @every_kind
 @pytest.mark.parametrize("name", ["lime", "avml", "elf", "crash", "kdump"])
+@pytest.mark.many
 def test_any_format(path: Path, kind: str, name: str, scratch: Path) -> None:
     """The frames are those of the plain file; a remark tells the room that unpacking takes."""
     if kind == "zlib" and name != "lime":
@@ -106,6 +107,7 @@ def test_streams_one_after_the_other(path: Path, kind: str) -> None:
 
 
 @every_kind
+@pytest.mark.many
 def test_cut_off(path: Path, kind: str) -> None:
     """One sentence tells the cut; lenient reads up to it."""
     contents = np.random.default_rng(1).bytes(600 * PAGE_SIZE)
@@ -125,6 +127,7 @@ def test_cut_off(path: Path, kind: str) -> None:
 
 
 @every_kind
+@pytest.mark.many
 def test_wrong_bytes(path: Path, kind: str) -> None:
     """The checksum of a stream finds wrong bytes."""
     whole = bytearray(PACKERS[kind](memory(64, 1)))

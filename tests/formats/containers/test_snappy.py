@@ -109,6 +109,7 @@ def test_too_large_a_block() -> None:
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 20])
+@pytest.mark.many
 def test_s2(path: Path, size: int) -> None:
     """WinPmem's S2 streams are read, also with small blocks."""
     contents = memory(300, 1)

@@ -27,6 +27,7 @@ def cut(path: Path, contents: bytes, size: int, *, first: int = 1) -> list[Path]
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("size", [64 * PAGE_SIZE, 100_001, len(CONTENTS) - 1, len(CONTENTS) // 17])
+@pytest.mark.many
 def test_raw(tmp_path: Path, first: int, size: int) -> None:
     """Any part opens the image; a page may lie across two parts."""
     parts = cut(tmp_path / "memory.dd", CONTENTS, size, first=first)
