@@ -38,7 +38,7 @@ fail() {
 
 # Make .venv ready; where that cannot be, say why and end the run.
 ensure_python3_environment() {
-    is_ready "$python3_environment" || locked make_python3_environment
+    is_ready "$python3_environment" || locked requirements.txt make_python3_environment
 }
 
 # Make .venv-volatility2 ready, and .venv first; where that cannot be, say why and end the run.
@@ -46,7 +46,7 @@ ensure_python2_environment() {
     # What is missing is better told before .venv is made than after.
     is_ready "$python2_environment" || find_python2 >/dev/null || fail $no_python "$needs_python2"
     ensure_python3_environment
-    is_ready "$python2_environment" || locked make_python2_environment
+    is_ready "$python2_environment" || locked requirements.txt make_python2_environment
 }
 
 find_python3() {
@@ -148,14 +148,15 @@ quietly() {
     return "$code"
 }
 
-# Run a function while no other run in this checkout does.
+# locked FILE FUNCTION...: run a function while no other run in this checkout holds the lock on this
+# file.
 locked() {
     local lock
-    exec {lock}<"$requirements"
+    exec {lock}<"$root/$1"
     if command -v flock >/dev/null && ! flock --nonblock "$lock"; then
         say "Waiting for another run that sets up this checkout …"
         flock "$lock"
     fi
-    "$@"
+    "${@:2}"
     exec {lock}<&-
 }
