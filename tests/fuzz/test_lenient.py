@@ -13,14 +13,15 @@ import pytest
 from memory_visualizer.cli import memviz
 from memory_visualizer.errors import DamagedInputError
 from memory_visualizer.formats.opening import open_dump
+from tests.conftest import random_cases
 from tests.fuzz.cases import MUTATIONS
 from tests.fuzz.readers import places_of, small_memory
 from tests.fuzz.seeds import WRITERS
 
 _OFFER = "(--lenient "
-_FILES = 28
+_FILES = random_cases(28)
 """The number of damaged files for each format."""
-_LEAST = 200
+_LEAST = random_cases(200)
 
 
 @pytest.mark.fuzz
