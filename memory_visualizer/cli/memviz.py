@@ -25,11 +25,11 @@ from memory_visualizer.cli.command import (
 )
 from memory_visualizer.cli.options import check_options, parser
 from memory_visualizer.cli.outputs import paths_beside, write_outputs
+from memory_visualizer.cli.processscan import ProcessScan
 from memory_visualizer.cli.progress import ProgressLine
 from memory_visualizer.cli.summary import print_summary
 from memory_visualizer.cli.view import View
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.fleet.processes import ProcessScan
 from memory_visualizer.formats.digest import FileHash
 from memory_visualizer.formats.opening import opens_leniently
 from memory_visualizer.output import STANDARD_OUTPUT

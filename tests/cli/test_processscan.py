@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from memory_visualizer.cli import processscan
 from memory_visualizer.cli.memviz import main
+from memory_visualizer.cli.processscan import ProcessScan, is_plain
 from memory_visualizer.errors import BadInputError
-from memory_visualizer.fleet import processes
-from memory_visualizer.fleet.processes import ProcessScan, is_plain
 from memory_visualizer.formats import base
 from memory_visualizer.formats.base import Dump, Visitor, Words
 from memory_visualizer.formats.opening import open_dump
@@ -32,7 +32,7 @@ MAIN = os.getpid()
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes on any machine, and small blocks, which forked processes have as well."""
     monkeypatch.setattr(base, "BLOCK_FRAMES", BLOCK)
-    monkeypatch.setattr(processes, "count_threads", lambda: 2)
+    monkeypatch.setattr(processscan, "count_threads", lambda: 2)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_where_threads_scan(dump: Dump, monkeypatch: pytest.MonkeyPatch) -> None
     assert without_processes(dump, ProcessScan(smallest=2049))
     assert not without_processes(dump, ProcessScan(smallest=2048))
     assert without_processes(dump, SCAN, until=lambda: False)
-    monkeypatch.setattr(processes, "count_threads", lambda: 1)
+    monkeypatch.setattr(processscan, "count_threads", lambda: 1)
     assert without_processes(dump, SCAN)
 
 

@@ -3,7 +3,8 @@
 Threads of one process wait for each other between numpy's steps, for which Python lets only one of
 them go on. At 8 GiB and with two processors, processes take three quarters of the threads' time.
 They are forked, so that they have the open dump and the searches at once. Only Linux can fork
-safely enough; on other systems, and for dumps that are packed or small, threads scan.
+safely enough; on other systems, and for dumps that are packed or small, threads scan. Only the
+commands scan so: a library must not fork its user's program.
 """
 
 import ctypes
