@@ -290,18 +290,20 @@ def test_a_finished_file_is_kept_and_another_is_not_replaced(tmp_path: Path, end
 
 
 _KILLED = """
-import os, sys
+import os, sys, threading
 from memory_visualizer.cli.memviz import main
 from memory_visualizer.export.convert import _Pages
 put, room = _Pages.put, int(sys.argv[1])
+one_by_one = threading.Lock()  # threads write, and none may go on after the end
 def put_and_die(pages, place, contents):
     global room
     contents = bytes(contents)
-    put(pages, place, contents[:max(room, 0)])
-    room -= len(contents)
-    if room < 0:
-        pages._file.flush()
-        os._exit(9)
+    with one_by_one:
+        put(pages, place, contents[:max(room, 0)])
+        room -= len(contents)
+        if room < 0:
+            pages._file.flush()
+            os._exit(9)
 _Pages.put = put_and_die
 main(sys.argv[2:])
 """
