@@ -11,14 +11,14 @@ import ctypes
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from memory_visualizer.fleet.split import ranges_of
+from memory_visualizer.fleet.split import each_in_order, ranges_of
 from memory_visualizer.formats.base import (
     Dump,
     Findings,
@@ -90,14 +90,10 @@ class ProcessScan:
         except (ImportError, NotImplementedError, OSError):  # a system without /dev/shm
             yield from dump.look_through(visitors)
             return
-        under_way: deque[tuple[Future[list[Findings]], range]] = deque()
+        ranges = ranges_of(dump, self.range_frames)
         try:
-            for within in ranges_of(dump, self.range_frames):
-                under_way.append((_submit(pool, within), within))
-                if len(under_way) >= _AHEAD * processes:
-                    yield from _found(dump, visitors, *under_way.popleft())
-            while under_way:
-                yield from _found(dump, visitors, *under_way.popleft())
+            for future, within in each_in_order(partial(_submit, pool), ranges, _AHEAD * processes):
+                yield from _found(dump, visitors, future, within)
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)

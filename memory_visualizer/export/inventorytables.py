@@ -191,11 +191,16 @@ def _write_csv(file: IO[bytes], _: str, titles: Sequence[str], rows: Iterator[_R
 
 def _cell(value: object) -> str:
     """A value as it stands in CSV."""
-    return _CELLS.get(type(value), str)(value)
+    return _CELLS.get(type(value), _other_cell)(value)
+
+
+def _other_cell(value: object) -> str:
+    return text_cell(value) if isinstance(value, str) else str(value)
 
 
 _CELLS: Mapping[type, Callable[[Any], str]] = {
     str: text_cell,
+    int: str,
     bool: lambda value: str(int(value)),
     list: lambda value: " ".join(map(str, value)),
     type(None): lambda _: "",

@@ -11,11 +11,12 @@ machine, even where a limit cuts.
 
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -96,17 +97,30 @@ class SplitScan:
 
     def _in_order(self, job: bytes, ranges: Iterable[range]) -> Iterator[Findings]:
         """Yield the findings of each range, one range after another."""
-        under_way: deque[Future] = deque()
-        try:
-            for within in ranges:
-                under_way.append(self.executor.submit(look_through, job, within))
-                if len(under_way) >= _AHEAD * self.workers:
-                    yield from under_way.popleft().result()
-            while under_way:
-                yield from under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.cancel()
+        submit = partial(self.executor.submit, look_through, job)
+        with closing(each_in_order(submit, ranges, _AHEAD * self.workers)) as submitted:
+            for future, _ in submitted:
+                yield from future.result()
+
+
+_Future = TypeVar("_Future", bound=Future)
+
+
+def each_in_order(
+    submit: Callable[[range], _Future], ranges: Iterable[range], ahead: int
+) -> Generator[tuple[_Future, range], None, None]:
+    """Submit ranges, so many ahead, and yield each with its future; at the end, cancel the rest."""
+    under_way: deque[tuple[_Future, range]] = deque()
+    try:
+        for within in ranges:
+            under_way.append((submit(within), within))
+            if len(under_way) >= ahead:
+                yield under_way.popleft()
+        while under_way:
+            yield under_way.popleft()
+    finally:
+        for future, _ in under_way:
+            future.cancel()
 
 
 def is_large(url: str) -> bool:

@@ -26,23 +26,29 @@ class LinuxInventory(Inventory):
 
     modules_cost_little = True
 
-    def __init__(self, kernel: LinuxKernel, states: NDArray[np.uint8]) -> None:
-        """`states` is the PageState of each frame."""
+    def __init__(
+        self, kernel: LinuxKernel, states: NDArray[np.uint8], tasks: NDArray[np.uint64]
+    ) -> None:
+        """`states` is the PageState of each frame, `tasks` are addresses of some processes' tasks.
+
+        These show the form of their regions if the kernel does not describe it.
+        """
         read = kernel.kernel
         memory = TableMemory(kernel.memory, kernel.paging, read.roots, read.regular)
         self._kernel = replace(kernel, kernel=memory, btf=None)
         self._states = states
+        self._tasks = tasks
 
     def __reduce__(self) -> tuple[Any, ...]:
         read = self._kernel.kernel
         memory = TableMemory(read.memory, self._kernel.paging, read.roots, read.regular)
-        return LinuxInventory, (replace(self._kernel, kernel=memory), self._states)
+        return LinuxInventory, (replace(self._kernel, kernel=memory), self._states, self._tasks)
 
     @cached_property
     def _objects(self) -> "KernelObjects":
         from memory_visualizer.linux.kernelobjects import KernelObjects  # as most runs do not ask
 
-        return KernelObjects(self._kernel, self._states)
+        return KernelObjects(self._kernel, self._states, self._tasks)
 
     @property
     def remarks(self) -> Sequence[str]:

@@ -1,7 +1,6 @@
 """Files, regions and modules of a Linux kernel, with remarks on missing data."""
 
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from memory_visualizer.linux.filecache import files_of
 from memory_visualizer.linux.filelayout import FileLayout
 from memory_visualizer.linux.firsttask import find_first_task
 from memory_visualizer.linux.kernel import LinuxKernel, with_types
-from memory_visualizer.linux.offsets import Offsets, along, offsets_by_btf
+from memory_visualizer.linux.offsets import Offsets, offsets_by_btf
 from memory_visualizer.linux.offsetsbyform import offsets_by_form
 from memory_visualizer.linux.pagestates import PageArray
 from memory_visualizer.linux.regions import (
@@ -33,8 +32,6 @@ from memory_visualizer.units import PAGE_SIZE
 
 _CACHE = (PageState.FILE_CACHE, PageState.SHARED_MEMORY)
 _NO_TYPES = "the kernel does not describe its types (BTF), or not as expected"
-_SAMPLED_TASKS = 1 << 8
-"""At each end of the list: several programs are among them."""
 _EXAMPLES = 1 << 12
 """Cached pages by whose files places in objects are found."""
 
@@ -42,8 +39,11 @@ _EXAMPLES = 1 << 12
 class KernelObjects:
     """Reads a kernel's files, its processes' regions, and its modules."""
 
-    def __init__(self, kernel: LinuxKernel, states: NDArray[np.uint8]) -> None:
-        """`states` is the PageState of each frame."""
+    def __init__(
+        self, kernel: LinuxKernel, states: NDArray[np.uint8], tasks: NDArray[np.uint64]
+    ) -> None:
+        """The arguments are as in LinuxInventory."""
+        self._tasks = tasks
         self._states = states
         self._found = kernel
         self._told: dict[str, None] = {}
@@ -165,7 +165,8 @@ class KernelObjects:
         if kernel.btf and (offsets := offsets_by_btf(kernel.btf)):
             return offsets
         first = find_first_task(kernel)
-        return offsets_by_form(kernel, first, task_limit(kernel.memory)) if first else None
+        limit = task_limit(kernel.memory, kernel.kernel.word)
+        return offsets_by_form(kernel, first, limit) if first else None
 
     @cached_property
     def _regions(self) -> Regions | None:
@@ -189,13 +190,7 @@ class KernelObjects:
 
     def _regions_by_form(self, offsets: Offsets) -> RegionLayout | None:
         kernel = self._kernel
-        first = find_first_task(kernel) or 0
-        # The last tasks of the list are the youngest ones, and mostly of programs.
-        both = [
-            along(kernel.kernel, first, offsets.tasks, _SAMPLED_TASKS, backwards=backwards)[0]
-            for backwards in (True, False)
-        ]
-        memories = layoutsbyform.memories_of(kernel.kernel, [*chain(*both)], [offsets.mm])
+        memories = layoutsbyform.memories_of(kernel.kernel, self._tasks, [offsets.mm])
         return layoutsbyform.regions(kernel.kernel, offsets.pgd, memories)
 
     @cached_property

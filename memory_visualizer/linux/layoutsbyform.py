@@ -355,7 +355,7 @@ def modules(kernel: TableMemory, head: int) -> ModuleLayout | None:
     return ModuleLayout(link, _MODULE_NAME, ((-place, -place + behind),))
 
 
-def memories_of(kernel: TableMemory, tasks: Sequence[int], places: Sequence[int]) -> _Words:
+def memories_of(kernel: TableMemory, tasks: _Words, places: Sequence[int]) -> _Words:
     """The mm_structs that some tasks lead to, each once; `places` are the pointers' offsets."""
     at = np.array(tasks, np.uint64)
     found = [kernel.numbers(at + np.uint64(place))[0] for place in places]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memory_visualizer.arrays import are_among
+from memory_visualizer.arrays import are_among, even_sample
 from memory_visualizer.errors import UntoldError
 from memory_visualizer.formats.base import Dump
 from memory_visualizer.linux import kernel as linux
@@ -34,6 +34,7 @@ from memory_visualizer.snapshot.pagemap import PageState, classify
 from memory_visualizer.snapshot.snapshot import Snapshot
 from memory_visualizer.snapshot.system import System
 
+_SAMPLED_TASKS = 1 << 9
 _MORE_SHARED = 1 << 16
 """So many more mappings than all processes have may be added for processes that share memory."""
 _KERNEL_STATES = (
@@ -114,10 +115,17 @@ def understand(
         kernel_roots=kernel.kernel.roots,
         frame_records=FrameRecords(states) if read else None,
         remarks=tuple(remarks),
-        inventory=LinuxInventory(kernel, states),
+        inventory=LinuxInventory(kernel, states, _some_tasks(found)),
         vmcoreinfo=kernel.info.text,
         contradicted=doubts.frames,
     )
+
+
+def _some_tasks(found: LinuxProcesses) -> NDArray[np.uint64]:
+    """The tasks of some processes with memory of their own, from all over the list."""
+    owners = [one for one in found.processes if one.space is not None and one.object_address]
+    tasks = np.array([one.object_address for one in owners], np.uint64)
+    return even_sample(tasks, _SAMPLED_TASKS)
 
 
 def _surveyed(

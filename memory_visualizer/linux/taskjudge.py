@@ -215,7 +215,7 @@ class TaskJudge:
             self.offsets,
             members.at[lost],
             members.of_some("signal", lost),
-            task_limit(self.found.memory),
+            task_limit(self.found.memory, self.found.kernel.word),
         )
         # A kernel thread may borrow a process's memory for a while.
         return np.where(is_thread, np.uint64(0), mm)

@@ -9,7 +9,7 @@ if its own links lead to places of tasks: the kernel poisons the links of a task
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,20 +40,22 @@ _MORE_IN_SLABS = (
 _NAMED_BREAKS = 4
 """How many breaks in the list one remark names."""
 _CACHE_LINE = 64
-_FRAMES_OF_TASK, _MORE_TASKS = 32, 1024
-"""Linux on 64 bits itself allows one thread for so many frames, unless an administrator raises the
-limit (set_max_threads, kernel/fork.c); and the tasks that any dump may have beyond these."""
+_FRAMES_OF_TASK: Mapping[int, int] = {8: 32, 4: 16}
+"""Linux itself allows one thread for so many frames, by the bytes of a pointer, unless an
+administrator raises the limit (set_max_threads, kernel/fork.c)."""
+_MORE_TASKS = 1024
+"""The number of tasks that any dump may have beyond these."""
 
 _Addresses = NDArray[np.uint64]
 _Marks = NDArray[np.bool_]
 
 
-def task_limit(memory: PhysicalMemory) -> int:
-    """The largest number of processes that are read.
+def task_limit(memory: PhysicalMemory, word: int = 8) -> int:
+    """The largest number of processes that are read; `word` is the size of a pointer in bytes.
 
     Each has stacks, tables and objects of its own, so memory limits their number.
     """
-    return memory.frame_count // _FRAMES_OF_TASK + _MORE_TASKS
+    return memory.frame_count // _FRAMES_OF_TASK[word] + _MORE_TASKS
 
 
 @dataclass(frozen=True)

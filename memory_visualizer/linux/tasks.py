@@ -54,7 +54,7 @@ def find_processes(
     A process that is only in the latter was taken out of the former, as rootkits do. `pages` are
     the kernel's struct pages, which list address spaces; `survey` is the result of reading them.
     """
-    limit = task_limit(found.memory)
+    limit = task_limit(found.memory, found.kernel.word)
     slabs = TaskSlabs(found.kernel, pages, survey) if pages and survey else None
     first = find_first_task(found) or 0
     known = _roll(found, first, limit, slabs)
@@ -171,7 +171,7 @@ def _nameless(found: LinuxKernel, pages: PageArray | None) -> LinuxProcesses:
     ]
     if found.btf is None:
         remarks.insert(0, _NO_TYPES)
-    if left_out := len(roots) - len(roots := roots[: task_limit(found.memory)]):
+    if left_out := len(roots) - len(roots := roots[: task_limit(found.memory, found.kernel.word)]):
         remarks.append(
             f"{counted(left_out, 'address space')} left out: there are more than any machine has"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import memory_visualizer
 from memory_visualizer.cli import processscan
 from memory_visualizer.cli.memviz import main
 from memory_visualizer.cli.processscan import ProcessScan, is_plain
@@ -18,7 +19,8 @@ from memory_visualizer.formats.base import Dump, Visitor, Words
 from memory_visualizer.formats.opening import open_dump
 from tests.fleet.test_split import told
 from tests.fuzz.seeds import seed
-from tests.synth import MIB
+from tests.snapshot.test_snapshot import assert_is_truth
+from tests.synth import MIB, forge, profiles
 
 pytestmark = pytest.mark.posix
 
@@ -71,6 +73,13 @@ def test_the_same_as_threads(system: str, container: str, tmp_path: Path) -> Non
     assert is_plain(open_dump(path))
     for (name, whole), (_, joined) in zip(told(path), told(path, SCAN), strict=True):
         assert joined == whole, name
+
+
+@pytest.mark.parametrize("profile", ["WinXPSP2x86", "Win10x64_17763"])
+def test_the_truth_of_the_allocation(profile: str, tmp_path: Path) -> None:
+    """The pages that the synthetic machine allocated have its classes and owners."""
+    truth = forge(tmp_path / "dump", profiles()[profile])
+    assert_is_truth(memory_visualizer.open(tmp_path / "dump", scanner=SCAN), truth)
 
 
 def test_other_processes_look(dump: Dump) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import memory_visualizer
 from memory_visualizer import PageClass, Snapshot
@@ -18,6 +20,7 @@ from memory_visualizer.export.tables import to_arrow, write_table
 from memory_visualizer.output import is_own
 from memory_visualizer.picture.colouring import colour_by, swatches_of
 from memory_visualizer.picture.palette import DEFAULT
+from memory_visualizer.printable import printable
 from tests.cli.running import run
 from tests.synth import forge, profiles
 from tests.synth.linux import LinuxTruth, forge_linux
@@ -215,6 +218,18 @@ def test_json_counts_files(dump: tuple[Snapshot, LinuxTruth, Path]) -> None:
 )
 def test_hostile_text_in_csv(text: str, cell: str) -> None:
     assert text_cell(text) == cell
+
+
+@given(st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF)))
+@example("\n")
+@example("a\n")
+@example("a;b")
+def test_any_text_in_csv(text: str) -> None:
+    """Python's own reader gets the escaped text, in one cell that is no formula."""
+    [[cell]] = csv.reader([f"{text_cell(text)}\n"]) if text else [[""]]
+    shown = printable(text)
+    assert cell in (shown, f"'{shown}")
+    assert (cell != shown) == shown.startswith(("=", "+", "-", "@"))
 
 
 def test_on_the_command_line(dump: tuple[Snapshot, LinuxTruth, Path], tmp_path: Path) -> None:
