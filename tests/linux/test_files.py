@@ -21,6 +21,7 @@ from memory_visualizer.linux.regions import gate_of, layout_by_btf
 from memory_visualizer.paging.tablememory import TableMemory
 from memory_visualizer.snapshot.inventory import Region
 from tests.conftest import real_dumps
+from tests.fuzz.crafted_linux import Machine
 from tests.synth.linux import LinuxTruth, forge_linux
 from tests.synth.linuxfiles import LAYOUT_OF_ERA, FilesTruth, RegionTruth
 from tests.synth.memory import PAGE_SIZE
@@ -184,6 +185,21 @@ def test_a_pickle_asks_again(sound: tuple[Path, LinuxTruth, FilesTruth]) -> None
         assert files_of_pages(again) == true_files(truth)
         assert regions_of(again) == truth.regions
         assert len(snapshot.modules or ()) == len(truth.modules)
+
+
+def test_a_lost_head_of_the_list_without_types(
+    sound: tuple[Path, LinuxTruth, FilesTruth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that the first task no longer leads to show the form of regions as well."""
+    path, linux, _ = sound
+    words = np.fromfile(path, "<u8").reshape(-1, 512)
+    machine = Machine(words, linux)
+    monkeypatch.setattr("memory_visualizer.linux.kernel.Btf.parse", lambda *_: None)
+    whole = regions_of(memory_visualizer.open(path))
+    machine.put(machine.symbols["init_task"] + machine.task("tasks"), 0, 0)
+    words.tofile(tmp_path / "dump")
+    assert whole
+    assert regions_of(memory_visualizer.open(tmp_path / "dump")) == whole
 
 
 def test_without_types(
