@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
@@ -445,13 +446,19 @@ def use_one_thread() -> None:
 def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """Yield ``work(item)`` for each item in order, while threads work on the next items.
 
-    A thread that ends an item finds another one waiting, even while the caller is busy.
+    A thread that ends an item finds another one waiting, even while the caller is busy. A single
+    item needs no thread, whose start would cost more than most small dumps' blocks.
     """
+    rest = iter(items)
+    first = list(islice(rest, 2))
+    if len(first) < 2:
+        yield from map(work, first)
+        return
     threads = count_threads()
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[_Result]] = deque()
         try:
-            for item in items:
+            for item in chain(first, rest):
                 under_way.append(pool.submit(work, item))
                 if len(under_way) > 2 * threads:
                     yield under_way.popleft().result()

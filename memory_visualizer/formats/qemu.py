@@ -39,6 +39,9 @@ from memory_visualizer.formats.qemustream import (
 from memory_visualizer.formats.reach import last_of_each
 from memory_visualizer.units import PAGE_SIZE
 
+_TWO_BYTES = 0x80
+"""From here on, a byte is the lower half of a length in two bytes."""
+
 
 @dataclass(frozen=True)
 class _Made:
@@ -97,8 +100,10 @@ class QemuDump(PlacedDump):
         made = self._made[number]
         if made.base <= SPECIAL:
             page = bytearray(self._unzipped(file, *made.packed))
+        elif made.base >= 0:
+            page = bytearray(self._read(file, PAGE_SIZE, made.base))
         else:
-            page = bytearray(self._pages(file, np.array([made.base])).tobytes())
+            page = bytearray([FILLED - made.base]) * PAGE_SIZE
         for at, size in made.changes:
             if not _change(page, self._read(file, size, at)):
                 raise DamagedInputError(f"{self.path}: a change at byte {at:,} is invalid")
@@ -159,32 +164,35 @@ def _begin(path: Path, file: FileIO, lenient: bool, remarks: list[str]) -> tuple
 
 
 def _change(page: bytearray, changes: bytes) -> bool:
-    """Apply XBZRLE's changes (QEMU, docs/xbzrle.txt); returns whether this was possible."""
+    """Apply XBZRLE's changes (QEMU, docs/xbzrle.txt); returns whether this was possible.
+
+    Lengths of equal and of changed bytes alternate, each in one or two bytes (LEB128); the changed
+    bytes follow their length. There may be thousands in a page, so no function is called for each.
+    """
     at = position = 0
-    while position < len(changes):
-        for is_new in (False, True):
-            length, position = _leb128(changes, position)
-            if length is None:
+    try:
+        while position < len(changes):
+            equal = changes[position]
+            position += 1
+            if equal >= _TWO_BYTES:
+                equal = equal - _TWO_BYTES | changes[position] << 7
+                position += 1
+            length = changes[position]
+            position += 1
+            if length >= _TWO_BYTES:
+                length = length - _TWO_BYTES | changes[position] << 7
+                position += 1
+            at += equal
+            end = at + length
+            piece = changes[position : position + length]
+            if len(piece) < length or end > PAGE_SIZE:
                 return False
-            if is_new:
-                piece = changes[position : position + length]
-                if len(piece) < length or at + length > PAGE_SIZE:
-                    return False
-                page[at : at + length] = piece
-                position += length
-            at += length
-    return at <= PAGE_SIZE
-
-
-def _leb128(data: bytes, position: int) -> tuple[int | None, int]:
-    """A number of one or two bytes, and its end; None if it is broken."""
-    if position >= len(data):
-        return None, position
-    if data[position] < 0x80:
-        return data[position], position + 1
-    if position + 1 >= len(data):
-        return None, position
-    return data[position] & 0x7F | data[position + 1] << 7, position + 2
+            page[at:end] = piece
+            position += length
+            at = end
+    except IndexError:  # the last length is broken
+        return False
+    return True
 
 
 def _left_out(parts: Sequence[Part], frame: NDArray[np.int64]) -> NDArray[np.int64]:

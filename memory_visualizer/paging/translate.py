@@ -44,6 +44,8 @@ def frames_behind(
     frame = np.full(len(addresses), -1, np.int64)
     alive = np.flatnonzero(is_held(memory, table))
     for number, level in enumerate(paging.levels):
+        if not len(alive):
+            break
         tables, row = np.unique(table[alive], return_inverse=True)
         index = (addresses[alive] >> np.uint64(level.shift)).view(np.int64) % entries_of_table
         if number == 0:

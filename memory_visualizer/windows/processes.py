@@ -96,7 +96,10 @@ def find_processes(
     taken.
     """
     paging = found.paging
-    kernel = kernel_memory(memory, found)
+    if search and search.known and search.known[0] is found:
+        _, kernel = search.known
+    else:
+        kernel = kernel_memory(memory, found)
     found = replace(found, remarks=found.remarks + kernel.remarks)
     if search is None or search.paging is not paging:
         search = ProcessSearch(memory, paging)
@@ -252,6 +255,8 @@ class _Finder:
         frames: NDArray[np.int64] = bases[bases % PAGE_SIZE == 0] // PAGE_SIZE
         is_root = is_in(frames.view(np.uint64), np.sort(roots.view(np.uint64), axis=None))
         frames = frames[~is_root][:, None]
+        if not len(frames):
+            return frames
         everyone = np.concatenate((roots, frames))
         known = np.arange(len(everyone)) < len(roots)
         are_kin = share_kernel(memory, paging, everyone, known)

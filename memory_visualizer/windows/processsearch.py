@@ -24,7 +24,7 @@ from memory_visualizer.paging import (
 )
 from memory_visualizer.units import PAGE_SIZE
 from memory_visualizer.windows.kernelmemory import KernelMemory
-from memory_visualizer.windows.toplevels import bits_of, in_parts
+from memory_visualizer.windows.toplevels import TopLevels, bits_of, in_parts
 
 TABLE_BASE = {32: 0x18, 64: 0x28}
 """Offset of DirectoryTableBase in `_KPROCESS`, in every version."""
@@ -170,6 +170,9 @@ places there are: too many are not given."""
 
 class ProcessSearch(Search[_Batches]):
     """Finds places that begin like a process object, during a scan of the dump."""
+
+    known: tuple[TopLevels, KernelMemory] | None = None
+    """Address spaces, and the kernel's memory by their tables, if they are known before."""
 
     def __init__(
         self,

@@ -165,8 +165,12 @@ def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
         words = dump.read_frames(frames)
         early.scan_everywhere(frames, words)
         early.scan(frames, words)
-    search.scan_also(early)
     found = early.found(dump)
+    search.scan_also(early)
     if found is None or len(found.roots) > _EARLY_TABLES:
         return None
-    return ProcessSearch(dump, found.paging, kernel_memory(dump, found).all_frames())
+    kernel = kernel_memory(dump, found)
+    learned = ProcessSearch(dump, found.paging, kernel.all_frames())
+    if dump.frame_count <= _LEARNING_FRAMES:  # the whole dump is known by now
+        learned.known = found, kernel
+    return learned

@@ -79,6 +79,25 @@ _Found: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64
 _named."""
 
 
+_Candidates: TypeAlias = tuple[Paging, list[NDArray[np.int64]]]
+"""Groups of tables, shape (n, paging.top_frames), that name themselves by one entry."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What some candidates were found to be."""
+
+    candidates: list[_Candidates]
+    found: TopLevels | None
+
+    def is_about(self, candidates: list[_Candidates]) -> bool:
+        """Whether these are the same tables."""
+        return len(candidates) == len(self.candidates) and all(
+            len(groups) == len(known) and all(map(np.array_equal, groups, known))
+            for (_, groups), (_, known) in zip(candidates, self.candidates, strict=True)
+        )
+
+
 class TopLevelSearch(Search[_Found]):
     """Finds top-level tables during a scan of the dump."""
 
@@ -92,6 +111,7 @@ class TopLevelSearch(Search[_Found]):
         self._counts = np.zeros(X64.entries, np.int64)
         """How many pages of the first _counted batches of _x64 name themselves by each entry."""
         self._counted = 0
+        self._last: _Answer | None = None
 
     def look(self, frames: NDArray[np.int64], words: Words) -> _Found | None:
         """Test frames, given with their contents, at the known entries."""
@@ -147,8 +167,12 @@ class TopLevelSearch(Search[_Found]):
         return int(self._counts_by_entry().max())
 
     def scan_also(self, early: "TopLevelSearch") -> None:
-        """Also test the entry at which another search met most tables that name themselves."""
+        """Also test the entries at which a search of the first pages met most tables.
+
+        Its answer stays known, as this search meets the same tables in a small dump.
+        """
         self._x64_entries = sorted({*self._x64_entries, *early._largest(_TRIED_GROUPS)})
+        self._last = early._last
 
     def scan_only(self) -> None:
         """From now on, test only the entry at which most tables name themselves."""
@@ -181,15 +205,19 @@ class TopLevelSearch(Search[_Found]):
     def found(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The paging, and the top-level tables, that most tables support.
 
-        Of several boots, only the tables of the last one count.
+        Of several boots, only the tables of the last one count. Asked again about the same tables,
+        it gives the same object.
         """
-        boots = [
-            boot
-            for paging, groups in self._candidates(memory)
-            for roots in groups
-            for boot in _boots(memory, paging, roots)
-        ]
-        return _last_boot(boots) if boots else None
+        candidates = list(self._candidates(memory))
+        if self._last is None or not self._last.is_about(candidates):
+            boots = [
+                boot
+                for paging, groups in candidates
+                for roots in groups
+                for boot in _boots(memory, paging, roots)
+            ]
+            self._last = _Answer(candidates, _last_boot(boots) if boots else None)
+        return self._last.found
 
     def alike(self, memory: PhysicalMemory) -> "TopLevels | None":
         """The same by the entries that the tables share, if `found` fails in a damaged dump."""
@@ -207,9 +235,7 @@ class TopLevelSearch(Search[_Found]):
                     best, most = TopLevels(paging, roots[kin], roots[~kin]), int(count)
         return best
 
-    def _candidates(
-        self, memory: PhysicalMemory
-    ) -> Iterator[tuple[Paging, list[NDArray[np.int64]]]]:
+    def _candidates(self, memory: PhysicalMemory) -> Iterator[_Candidates]:
         """For each paging, the groups of tables that name themselves by one entry."""
         limit = memory.budget.limit("address space")
         take = memory.budget.take
@@ -322,11 +348,14 @@ def _boots(memory: PhysicalMemory, paging: Paging, roots: NDArray[np.int64]) -> 
     """
     # First a sample of each group: a hostile dump may be full of tables that name themselves.
     step = -(-len(roots) // _SAMPLE)
-    if not len(roots) or not any(_seen(memory, paging, roots[::step], one)[1] for one in _VIEWS):
+    if not len(roots):
+        return []
+    seen = _seen(memory, paging, roots[::step], None)
+    if not seen[1] and not _seen(memory, paging, roots[::step], USER_SHARED_DATA)[1]:
         return []
     unknown = np.ones(len(roots), bool)
     found = []
-    places, pages = _seen(memory, paging, roots, None)
+    places, pages = seen if step == 1 else _seen(memory, paging, roots, None)
     for place, page in pages.items():
         found.append((places == place, page))
     for rows, _ in found:

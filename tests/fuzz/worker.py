@@ -72,8 +72,9 @@ class Worker:
         return outcome
 
     def end(self) -> None:
-        """Let the process end."""
+        """Let the process end, and wait for it."""
         self._pipe.send(None)
+        self._process.join()
 
 
 @contextlib.contextmanager

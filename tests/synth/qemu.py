@@ -164,8 +164,16 @@ def _send(out: bytearray, pages: dict[int, bytes], how: str) -> None:
 
 
 def _old(page: bytes) -> bytes:
-    """An earlier state of a page: half of it, with other bytes at its end."""
-    return page[: PAGE // 2] + bytes(PAGE // 2 - 3) + b"old"
+    """An earlier state of a page: zeros, other bytes and an other end in its second half.
+
+    So some of the changes are short, and others take two bytes to tell their length.
+    """
+    half = PAGE // 2
+    other = page[half + 64 : half + 512].translate(_INVERTED)
+    return page[:half] + bytes(64) + other + page[half + 512 : -3] + b"old"
+
+
+_INVERTED = bytes(range(255, -1, -1))
 
 
 def _send_page(out: bytearray, offset: int, page: bytes, kind: str, goes_on: bool) -> None:
