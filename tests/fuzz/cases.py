@@ -118,8 +118,7 @@ def _entries(rng: np.random.Generator, data: bytearray, places: list[int]) -> No
     if len(data) < PAGE:
         return _extreme(rng, data, places)
     frames = [place // PAGE for place in places] or [0]
-    words = np.frombuffer(data, "<u8", len(data) // 8)
-    words = words[: len(words) // 512 * 512].reshape(-1, 512).copy()
+    words = np.frombuffer(data, "<u8", len(data) // PAGE * (PAGE // 8)).reshape(-1, PAGE // 8)
     for _ in range(int(rng.integers(1, 8))):
         table = int(rng.choice(frames)) % len(words)
         flags = int(rng.choice([0x67, 0x63, 0xE7, 0x867]))
@@ -128,7 +127,6 @@ def _entries(rng: np.random.Generator, data: bytearray, places: list[int]) -> No
             words[table, int(rng.integers(512))] = target
         else:
             words[table] = target
-    data[: words.nbytes] = words.tobytes()
     return None
 
 

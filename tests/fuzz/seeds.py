@@ -77,7 +77,7 @@ def _linux(era: str, **options: bool) -> tuple[bytes, list[int]]:
 def _linux_of_32_bits(*, pae: bool) -> tuple[bytes, list[int]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump"
-        truth = forge_linux_on_i386(path, pae=pae, size=48 * MIB, low=32 * MIB)
+        truth = forge_linux_on_i386(path, pae=pae, size=32 * MIB, low=20 * MIB)
         contents = path.read_bytes()
     return contents, _places(truth, contents)
 

@@ -8,6 +8,7 @@ import itertools
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -388,12 +389,18 @@ def _write_flattened(path: Path, stretches: Sequence[tuple[int, bytes]]) -> None
         file.write(struct.pack(">qq", -1, -1))
 
 
+@lru_cache(1 << 13)
+def zlib_page(page: bytes) -> bytes:
+    """A page packed with zlib; kept, since several formats pack the pages of one dump so."""
+    return zlib.compress(page, zlib.Z_BEST_SPEED)
+
+
 def pack_page(page: bytes, compression: str) -> tuple[bytes, int]:
     """A page as makedumpfile packs it, and the flag that says so."""
     if compression == "none":
         return page, 0
     if compression == "zlib":
-        return zlib.compress(page, zlib.Z_BEST_SPEED), 1
+        return zlib_page(page), 1
     if compression == "lzo":
         import lzallright
 

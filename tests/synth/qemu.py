@@ -6,14 +6,13 @@ import gzip
 import hashlib
 import lzma
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import cramjam
 import numpy as np
 
-from tests.synth.containers import PAGE, Pieces
+from tests.synth.containers import PAGE, Pieces, zlib_page
 
 _HOLE = {b"pc-i440fx-7.2": 0xC0000000, b"pc-q35-7.2": 0x80000000, b"pc-1.0": 0xE0000000}
 _ZERO, _SIZES, _PAGE, _EOS, _CONTINUE, _XBZRLE, _ZLIB = 2, 4, 8, 0x10, 0x20, 0x40, 0x100
@@ -186,7 +185,7 @@ def _send_page(out: bytearray, offset: int, page: bytes, kind: str, goes_on: boo
     elif not page.strip(page[:1]):
         flags, data = _ZERO, page[:1]
     elif kind == "zlib":
-        packed = zlib.compress(page, zlib.Z_BEST_SPEED)
+        packed = zlib_page(page)
         flags, data = _ZLIB, struct.pack(">I", len(packed)) + packed
     name = b"" if goes_on else b"\x06pc.ram"
     out += struct.pack(">Q", offset | flags | _CONTINUE * goes_on) + name + data
