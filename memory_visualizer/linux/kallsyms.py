@@ -83,22 +83,21 @@ class KernelSymbols:
     def _index(self, name: bytes) -> int | None:
         """Number of a symbol; of several with the same name, the first."""
         starts, lengths, decoded = self._layout
+        letters, last_letter = self._letters
         maybe = np.flatnonzero(decoded == len(name) + 1)
-        ends_well = np.array([token[-1:] == name[-1:] for token in self.tokens])
         last = np.minimum(starts[maybe] + lengths[maybe], len(self.names)) - 1
-        maybe = maybe[ends_well[self.names[last]]]
+        maybe = maybe[last_letter[self.names[last]] == name[-1]]
         # More names are alike than in any kernel: they were made to waste time.
         maybe = maybe[: len(decoded) // _ALIKE + _MORE_ALIKE]
         # All candidates are compared together, token by token. The first letter is the symbol's
         # type.
         fits = np.zeros((len(name) + 2, len(self.tokens)), bool)
-        for number, token in enumerate(self.tokens):
-            fits[0, number] = token and name.startswith(token[1:])
-            place = name.find(token)
-            while token and place >= 0:
-                fits[place + 1, number] = True
-                place = name.find(token, place + 1)
-        letters = np.array([len(token) for token in self.tokens], np.int64)
+        whole, behind_type = self._numbers
+        for end in range(len(name) + 1):
+            fits[0, behind_type.get(name[:end], [])] = True
+            for start in range(end):
+                if numbers := whole.get(name[start:end]):
+                    fits[start + 1, numbers] = True
         reached, at = starts[maybe], np.zeros(len(maybe), np.int64)
         while len(maybe):
             if (done := np.flatnonzero(at == len(name) + 1)).size:
@@ -108,6 +107,23 @@ class KernelSymbols:
             maybe, reached = maybe[right], reached[right] + 1
             at = at[right] + letters[packed[right]]
         return None
+
+    @cached_property
+    def _letters(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+        """The number of letters of each token, and its last letter; -1 for a token without any."""
+        last = [token[-1] if token else -1 for token in self.tokens]
+        return np.array(list(map(len, self.tokens)), np.int64), np.array(last, np.int16)
+
+    @cached_property
+    def _numbers(self) -> tuple[Mapping[bytes, list[int]], Mapping[bytes, list[int]]]:
+        """The numbers of tokens by their letters, and by their letters behind the first one."""
+        whole: dict[bytes, list[int]] = {}
+        behind_first: dict[bytes, list[int]] = {}
+        for number, token in enumerate(self.tokens):
+            if token:
+                whole.setdefault(token, []).append(number)
+                behind_first.setdefault(token[1:], []).append(number)
+        return whole, behind_first
 
     @cached_property
     def _layout(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
