@@ -86,7 +86,7 @@ class KernelSymbols:
         letters, last_letter = self._letters
         maybe = np.flatnonzero(decoded == len(name) + 1)
         last = np.minimum(starts[maybe] + lengths[maybe], len(self.names)) - 1
-        maybe = maybe[last_letter[self.names[last]] == name[-1]]
+        maybe = maybe[last_letter[self.names[last]] == (name[-1] if name else -1)]
         # More names are alike than in any kernel: they were made to waste time.
         maybe = maybe[: len(decoded) // _ALIKE + _MORE_ALIKE]
         # All candidates are compared together, token by token. The first letter is the symbol's
