@@ -229,9 +229,10 @@ def oldest_volatility3() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of the processes of pytest-xdist makes it
         if not ready.exists() or ready.read_text() != state:
             python = environment / "bin/python"
-            pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+            pip += ["--disable-pip-version-check", "--no-compile"]
             for command in (
-                [sys.executable, "-m", "venv", "--clear", str(environment)],
+                [sys.executable, "-m", "venv", "--clear", "--without-pip", str(environment)],
                 [*pip, wanted, "--editable", str(ROOT)],
             ):
                 made = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """Dumps and pages for all tests of the page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,13 @@ from memory_visualizer import viewer
 from memory_visualizer.picture.entropy import entropy
 from tests.synth.containers import write_kdump
 from tests.synth.memory import PAGE_SIZE
-from tests.viewer.page import DATA, HOLE, USER, WINDOW, ZEROS, Dump, Filtered, make, settle
+from tests.viewer.page import DATA, HOLE, USER, ZEROS, Dump, Filtered, make
+from tests.viewer.window import Window
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+_FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -45,43 +48,56 @@ def filtered(dump: Dump, tmp_path_factory: pytest.TempPathFactory) -> Filtered:
     return Filtered(path, dump.truth, snapshot, page, left)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note which tests failed, for `open_page`."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture(scope="session")
+def kept_windows() -> dict[str, Window]:
+    """An empty window for the next test, by the browser's name."""
+    return {}
+
+
 @pytest.fixture
-def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
-    """Opens a page's file in a new window, with options of Playwright's.
+def open_page(
+    browser: "Browser", kept_windows: dict[str, Window], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., "Page"]]:
+    """Opens a page's file in a window; with options of Playwright's, in a new one.
 
     At the end, the page must not have requested anything, thrown an error or violated a policy.
+
+    A new window costs more than most tests do in it: it starts a process, which compiles the page's
+    scripts anew. So tests without options use one window in turn, until one of them fails.
     """
-    contexts = []
-    troubles: list[str] = []
+    name = browser.browser_type.name
+    plain: list[Window] = []
+    special: list[Window] = []
 
     def open_(path: Path, fragment: str = "", **options: Any) -> "Page":
-        context = browser.new_context(**({"viewport": WINDOW} | options))
-        contexts.append(context)
-        page = context.new_page()
-        wanted = path.as_uri()
-
-        def requested(url: str) -> None:
-            if url.split("#")[0] != wanted and not url.startswith(("data:", "blob:")):
-                troubles.append(f"requested {url}")
-
-        def said(text: str) -> None:
-            if "willReadFrequently" not in text:  # only the tests read the canvas
-                troubles.append(f"said {text}")
-
-        page.on("request", lambda request: requested(request.url))
-        page.on("pageerror", lambda error: troubles.append(f"threw {error}"))
-        page.on("console", lambda message: said(message.text))
-        page.on("dialog", lambda dialog: troubles.append(f"asked {dialog.message}"))
-        page.on("popup", lambda _: troubles.append("opened a window"))
-        page.bring_to_front()
-        page.goto(wanted + fragment)
-        settle(page)
-        return page
+        if options:
+            window = Window(browser, **options)
+            special.append(window)
+        else:
+            window = kept_windows.pop(name) if name in kept_windows else Window(browser)
+            plain.append(window)
+        window.open(path, fragment)
+        return window.page
 
     yield open_
-    for context in contexts:
-        context.close()
-    assert troubles == []
+    if plain and not request.node.stash.get(_FAILED, False):
+        plain[0].empty()
+        if not plain[0].troubles:
+            kept_windows[name] = plain[0]
+    for window in (*plain, *special):
+        if window is not kept_windows.get(name):
+            window.close()
+    assert [trouble for window in (*plain, *special) for trouble in window.troubles] == []
 
 
 @pytest.fixture

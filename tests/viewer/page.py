@@ -23,14 +23,14 @@ from tests.synth.containers import write_lime
 from tests.synth.memory import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 
 HOLE = (3000, 700)
 """First frame and number of frames that the dump does not hold."""
 
 SIZE = 32 * MIB
-WINDOW = {"width": 1280, "height": 860}
+WINDOW: "ViewportSize" = {"width": 1280, "height": 860}
 ABSENT, BOTH, USER, KERNEL, DATA, ZEROS, LEFT_OUT = (page_class.label for page_class in PageClass)
 
 
