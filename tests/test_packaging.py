@@ -23,10 +23,8 @@ def files(package: Path) -> set[Path]:
     return {path for path in found if "__pycache__" not in path.parts}
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with an sdist, and a wheel made from it."""
-    folder = tmp_path_factory.mktemp("built")
+def build(folder: Path) -> tuple[Path, Path]:
+    """Make an sdist, and a wheel from it; returns the wheel and the sdist."""
     sources = folder / "sources"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "memory_visualizer", sources / "memory_visualizer", ignore=ignored)
@@ -37,12 +35,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         capture_output=True,
     )
-    return folder
+    [wheel], [sdist] = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, sdist
 
 
-def test_licences_are_with_the_package(built: Path) -> None:
-    """The wheel and the sdist have the package's licence and those of bundled parts."""
-    [wheel], [sdist] = built.glob("*.whl"), built.glob("*.tar.gz")
+def assert_licences_are_there(wheel: Path, sdist: Path) -> None:
+    """Both have the package's licence and those of bundled parts."""
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = set(archive.namelist())
     with tarfile.open(sdist) as archive_:
@@ -55,10 +53,11 @@ def test_licences_are_with_the_package(built: Path) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in in_wheel)
 
 
-def test_the_wheel_gives_memviz(built: Path, tmp_path: Path) -> None:
-    """The wheel's memviz works with all its parts in an environment without this checkout."""
+def test_the_wheel_gives_memviz(tmp_path: Path) -> None:
+    """The wheel's memviz works in an environment without this checkout; all parts are there."""
+    wheel, sdist = build(tmp_path / "built")
+    assert_licences_are_there(wheel, sdist)
     environment = tmp_path / "environment"
-    [wheel] = built.glob("*.whl")
     python = environment / "bin/python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     pip: list[str | Path] = [
