@@ -9,10 +9,10 @@ import subprocess
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -55,6 +55,7 @@ _EVERY = 4
 _FAST_TAKES_LESS = 2
 """By this factor --fast takes still fewer cases."""
 _SHARE = "MEMVIZ_ONE_RANDOM_CASE_IN"
+_Case = TypeVar("_Case")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,6 +91,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def random_cases(number: int) -> int:
     """So many random cases, or a quarter of them with --fast or --one-in-four."""
     return -(-number // int(os.environ.get(_SHARE, "1")))
+
+
+def some(cases: Sequence[_Case]) -> Sequence[_Case]:
+    """All of a test's many alike cases, or one in four with --fast or --one-in-four."""
+    return cases[:: int(os.environ.get(_SHARE, "1"))]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -160,6 +160,8 @@ class PhysicalMemory:
         with path.open("wb", buffering=0) as file:
             for start in range(0, self.frames, _BLOCK_FRAMES):
                 block = filled[start : start + _BLOCK_FRAMES]
+                if not block.any():
+                    continue
                 if 4 * np.count_nonzero(block) > len(block):
                     block = np.ones_like(block)
                 frames = np.flatnonzero(block) + start
