@@ -68,24 +68,27 @@ def kept_windows() -> dict[str, Window]:
 def open_page(
     browser: "Browser", kept_windows: dict[str, Window], request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., "Page"]]:
-    """Opens a page's file in a window; with options of Playwright's, in a new one.
+    """Opens a page's file in a window, with options of Playwright's.
 
     At the end, the page must not have requested anything, thrown an error or violated a policy.
 
     A new window costs more than most tests do in it: it starts a process, which compiles the page's
-    scripts anew. So tests without options use one window in turn, until one of them fails.
+    scripts anew. So tests use one window in turn, until one of them fails; only for options that
+    cannot be changed later a test gets a window of its own.
     """
     name = browser.browser_type.name
+    changeable = {"viewport", "color_scheme"} if name == "chromium" else set()
     plain: list[Window] = []
     special: list[Window] = []
 
     def open_(path: Path, fragment: str = "", **options: Any) -> "Page":
-        if options:
-            window = Window(browser, **options)
-            special.append(window)
-        else:
+        if options.keys() <= changeable:
             window = kept_windows.pop(name) if name in kept_windows else Window(browser)
             plain.append(window)
+            window.change(**options)
+        else:
+            window = Window(browser, **options)
+            special.append(window)
         window.open(path, fragment)
         return window.page
 

@@ -1,12 +1,14 @@
 """A browser's window, which tests use one after another."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tests.viewer.page import WINDOW, is_firefox, settle
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, ViewportSize
+
+    Scheme = Literal["dark", "light"]
 
 
 class Window:
@@ -38,6 +40,15 @@ class Window:
         self.page.bring_to_front()
         self.page.goto(self._wanted + fragment)
         settle(self.page)
+
+    def change(
+        self, viewport: "ViewportSize | None" = None, color_scheme: "Scheme | None" = None
+    ) -> None:
+        """Change options of the window, until `empty`."""
+        if viewport:
+            self.page.set_viewport_size(viewport)
+        if color_scheme:
+            self.page.emulate_media(color_scheme=color_scheme)
 
     def empty(self) -> None:
         """Leave the page; the window is then as a new one."""
