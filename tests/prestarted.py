@@ -181,6 +181,7 @@ def _load(package: str) -> None:
     if package == "volatility3":
         # Some plugins are loaded with the framework, which then knows the folders of all.
         importlib.import_module("volatility3.plugins").__path__.insert(0, str(ROOT / "plugins3"))
+        _load("memory_visualizer")  # for the project's own plugins
     _load_package(found)
 
 
