@@ -9,7 +9,7 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
-from tests.volatility3.test_visualizer import Volatility
+from tests.volatility3.program import Volatility
 
 _ADDRESS = (1 << 48) - 1
 """Volatility gives addresses without their upper bits."""

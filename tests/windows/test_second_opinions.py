@@ -12,7 +12,7 @@ from memory_visualizer import Snapshot
 from tests.synth import profiles
 from tests.test_memprocfs import OPTIONS
 from tests.test_volatility2 import ROOT, volatility
-from tests.volatility3.test_visualizer import Volatility
+from tests.volatility3.program import Volatility
 from tests.windows.dumps import dump_with_objects
 
 PROTECTIONS = ("---", "r--", "--x", "r-x", "rw-", "rc-", "rwx", "rcx")
