@@ -98,6 +98,10 @@ class Volatility:
         table = done.stdout[done.stdout.index("TreeDepth") :]
         return list(csv.DictReader(io.StringIO(table), escapechar="\\"))
 
+    def memmap_of(self, pid: int) -> list[Mapping]:
+        """The rows of Volatility's own `memmap` for a process."""
+        return addresses(self.rows("windows.memmap", "--pid", str(pid)))
+
     def memmap(self) -> dict[int, list[Mapping]]:
         """The rows of Volatility's own `memmap`, by pid.
 

@@ -233,7 +233,7 @@ def test_differs_from_memmap_in_tables_that_serve_twice_only(
 
     process = truth.processes[0]
     mine = joined(addresses(volatility.rows(PLUGIN, "--pages", "--pid", str(process.pid))))
-    theirs = volatility.memmap()[process.pid]
+    theirs = volatility.memmap_of(process.pid)
     start = 0x1F3 << 39
     leaf = page * PAGE_SIZE
     served = [
@@ -459,7 +459,7 @@ def test_runs_in_the_oldest_release_as_in_the_newest(
         assert old.rows(PLUGIN, *options) == volatility.rows(PLUGIN, *options)
     process = truth.processes[truth.listed[3]]
     rows = old.rows(PLUGIN, "--pages", "--pid", str(process.pid))
-    assert joined(addresses(rows)) == old.memmap()[process.pid]
+    assert joined(addresses(rows)) == old.memmap_of(process.pid)
     kernel = old.rows(PLUGIN, "--png")[0]
     assert (old.folder / "output" / kernel["File output"]).read_bytes()[:4] == b"\x89PNG"
 
