@@ -22,13 +22,13 @@ from tests.synth import Truth, forge, profiles
 from tests.synth.containers import write_lime
 from tests.synth.linux import forge_linux
 from tests.synth.memory import PAGE_SIZE
-from tests.viewer.conftest import open_page
+from tests.viewer.conftest import kept_windows, open_page
 from tests.viewer.page import lit_frames
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["open_page"]  # a fixture
+__all__ = ["kept_windows", "open_page"]  # fixtures
 
 pytest.importorskip("yara_x")
 NEEDLE = b"<needle in memory>"
