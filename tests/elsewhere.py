@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -183,6 +184,24 @@ def _is_of_the_package() -> bool:
     while frame and "/lib/python" in frame.f_code.co_filename:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """With --one-in-four, leave out three in four of the tests of contents."""
+    if config.getoption("--one-in-four"):
+        left_out = {item for item in items if _OF_CONTENTS.match(item.nodeid) and _drawn(item)}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+_OF_CONTENTS = re.compile(
+    r"tests/(difference|leads|linux|paging|snapshot|unknown|windows|test_(displaced|synth)\.py)"
+)
+"""Tests of what a dump holds: they meet the system only where they open a file, as others do."""
+
+
+def _drawn(item: Any) -> bool:
+    return zlib.crc32(item.nodeid.encode()) % 4 > 0
 
 
 def pytest_load_initial_conftests() -> None:
