@@ -32,7 +32,6 @@ from memory_visualizer.windows.toplevels import TopLevels, TopLevelSearch, read_
 
 _LEARNING_FRAMES = 4096
 """The first 16 MiB: on real machines they hold the System process's top-level table."""
-_FRAMES_AT_ONCE = 256
 _EARLY_TABLES = 128
 """How many top-level tables may lie there. A dump with more was made to waste time, and loses only
 this early start: the search that follows reads all memory."""
@@ -160,11 +159,8 @@ def learn(dump: Dump, search: TopLevelSearch) -> ProcessSearch | None:
     So the search for processes needs no scan of its own.
     """
     early = TopLevelSearch()
-    for first in range(0, min(_LEARNING_FRAMES, dump.frame_count), _FRAMES_AT_ONCE):
-        frames = first + np.flatnonzero(dump.held[first : first + _FRAMES_AT_ONCE])
-        words = dump.read_frames(frames)
-        early.scan_everywhere(frames, words)
-        early.scan(frames, words)
+    visitors = [early.everywhere, early.visitor]
+    dump.take_findings(visitors, dump.look_through(visitors, range(_LEARNING_FRAMES)))
     found = early.found(dump)
     search.scan_also(early)
     if found is None or len(found.roots) > _EARLY_TABLES:
