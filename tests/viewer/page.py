@@ -1,6 +1,7 @@
 """Synthetic dumps, their pages, and values that tests read from a page in a browser."""
 
 import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -172,6 +173,14 @@ def downloaded(page: "Page", act: Callable[[], None]) -> tuple[str, bytes]:
         }"""
     )
     return name, base64.b64decode(contents)
+
+
+def numbers_of(page: "Page", function: str, given: object = None) -> Any:
+    """The result of a function in the page, as Page.evaluate gives it, but with many numbers.
+
+    It comes as a text, since Playwright looks at each number by itself, in three processes.
+    """
+    return json.loads(page.evaluate(f"(given) => JSON.stringify(({function})(given))", given))
 
 
 def fragment_of(page: "Page") -> str:
@@ -378,8 +387,5 @@ AXE = ROOT / ".ci/javascript/node_modules/axe-core/axe.min.js"
 
 def lit_frames(page: "Page") -> set[int]:
     """The lit frames, by the page's own data."""
-    return set(
-        page.evaluate(
-            "[...memviz.map.tiles.shades].map((one, at) => one === 2 ? at : -1).filter(n => n >= 0)"
-        )
-    )
+    shades = "() => [...memviz.map.tiles.shades]"
+    return {frame for frame, shade in enumerate(numbers_of(page, shades)) if shade == 2}

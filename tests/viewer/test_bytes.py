@@ -41,6 +41,7 @@ from tests.viewer.page import (
     downloaded,
     fragment_of,
     lit_frames,
+    numbers_of,
     settle,
 )
 
@@ -418,11 +419,13 @@ def test_strings_of_a_process(open_page: Opener, dump: Dump) -> None:
         for frame, words in zip(frames, memory, strict=True)
         if re.search(rb"[\t -~]{6,}|(?:[\t -~]\0){6,}", words.tobytes())
     }
-    marks = "[...memviz.state.mark.frames.keys()].filter((at) => memviz.state.mark.frames[at])"
+    marks = (
+        "() => [...memviz.state.mark.frames.keys()].filter((at) => memviz.state.mark.frames[at])"
+    )
     owners = """(index) => [...memviz.model.page.keys()].filter((frame) =>
         memviz.model.owners.of(frame).some(({ process }) => process === index))"""
-    marked = set(page.evaluate(marks))
-    owned = set(page.evaluate(owners, dump.snapshot.processes.index(process)))
+    marked = set(numbers_of(page, marks))
+    owned = set(numbers_of(page, owners, dump.snapshot.processes.index(process)))
     assert held <= marked <= owned
 
 

@@ -26,6 +26,7 @@ from tests.viewer.page import (
     colour_of_card,
     go_to,
     is_firefox,
+    numbers_of,
     place,
     read_card,
     settle,
@@ -69,18 +70,19 @@ def test_hover_tells_the_truth(page: "Page", dump: Dump, name: str, layout: str)
 
 def test_every_owner_of_every_page(page: "Page", dump: Dump) -> None:
     """The table behind the cards and all protections equal the engine's."""
-    rows = page.evaluate(
+    rows = numbers_of(
+        page,
         """() => [...memviz.model.page.keys()].flatMap((frame) => memviz.model.owners.of(frame)
             .map(({ process, virtual }) => [frame, memviz.about.processes[process]?.pid ?? -1,
                 memviz.about.processes[process]?.name ?? "kernel, for all",
-                "0x" + (BigInt(virtual) << 12n).toString(16)]))"""
+                "0x" + (BigInt(virtual) << 12n).toString(16)]))""",
     )
     found: dict[int, dict[tuple[int, str], str]] = {}
     for frame, pid, name, virtual in rows:
         assert (pid, name) not in found.get(frame, {})
         found.setdefault(frame, {})[pid, name] = virtual
     assert found == dump.owners
-    access = page.evaluate("[...memviz.model.page.keys()].map(memviz.model.accessOf)")
+    access = numbers_of(page, "() => [...memviz.model.page.keys()].map(memviz.model.accessOf)")
     assert access == dump.snapshot.access.tolist()
 
 

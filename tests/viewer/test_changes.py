@@ -31,6 +31,7 @@ from tests.difference.conftest import Series, linux_series, windows_series
 from tests.viewer.page import (
     assert_axe_finds_nothing,
     cells,
+    numbers_of,
     place,
     settle,
 )
@@ -377,10 +378,8 @@ def test_lists(open_page: Opener, opened: Opened) -> None:
 
 def shaded(page: "Page") -> list[int]:
     """The frames that are lit."""
-    found: list[int] = page.evaluate(
-        "[...memviz.shades].map((one, at) => one === 2 ? at : -1).filter((at) => at >= 0)"
-    )
-    return found
+    shades = numbers_of(page, "() => [...memviz.shades]")
+    return [frame for frame, shade in enumerate(shades) if shade == 2]
 
 
 def test_names_stay_text(open_page: Opener, moments: list[Moment], tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from tests.viewer.page import (
     lit,
     megabytes,
     names_listed,
+    numbers_of,
     place,
     read_card,
     settle,
@@ -248,7 +249,7 @@ def test_entropy_is_a_scale(page: "Page", dump: Dump) -> None:
     step = int(np.bincount(values[values > 1]).argmax())
     page.locator(f"#entry-{step}").click()
     hidden = set(np.flatnonzero(values == step).tolist())
-    shades = page.evaluate("[...memviz.map.tiles.shades]")
+    shades = numbers_of(page, "() => [...memviz.map.tiles.shades]")
     assert {frame for frame, shade in enumerate(shades) if shade == 0} == hidden
 
 

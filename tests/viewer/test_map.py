@@ -33,6 +33,7 @@ from tests.viewer.page import (
     choose,
     go_to,
     legend_rows,
+    numbers_of,
     place,
     read_card,
     settle,
@@ -108,7 +109,8 @@ def test_folds_equal_those_of_python(page: "Page", layout: str) -> None:
         planned = plan(frames, layout, None, holes)
         drawn = planned.pixels(np.arange(1, frames + 1), -2, -1)
         expected = np.where(drawn > 0, drawn - 1, -1)
-        width, height, found, places, folds = page.evaluate(
+        width, height, found, places, folds = numbers_of(
+            page,
             """([name, frames, holes]) => {
                 const layout = new memviz.LAYOUTS[name](frames, holes);
                 const found = [], places = [], folds = [];
@@ -168,7 +170,8 @@ def test_a_hole_is_a_thin_break(open_page: Callable[..., "Page"], tmp_path: Path
 
 def assert_layout_is_python_s(page: "Page", layout: str, frames: int) -> None:
     expected = arrange(np.arange(frames) + 1, layout) - 1
-    width, height, found, places = page.evaluate(
+    width, height, found, places = numbers_of(
+        page,
         """([name, frames]) => {
             const layout = new memviz.LAYOUTS[name](frames);
             const found = [], places = [];
@@ -197,7 +200,8 @@ def test_far_away_a_dot_is_what_most_pages_are(
     """Of pages smaller than a pixel the most frequent class wins, but chosen pages come first."""
     page.select_option("#layout", layout)
     choose(page, *chosen)
-    tile = page.evaluate(
+    tile = numbers_of(
+        page,
         """() => {
             const { tiles } = memviz.map;
             const canvas = document.createElement("canvas");
@@ -206,19 +210,20 @@ def test_far_away_a_dot_is_what_most_pages_are(
             const { data } = canvas.getContext("2d").getImageData(0, 0, 32, 16);
             const pixels = [...new Uint32Array(data.buffer)];
             return [pixels, [...memviz.model.page.keys()].map((frame) => tiles.pixel(frame))];
-        }"""
+        }""",
     )
     found, pixel_of = (np.array(numbers, np.int64) for numbers in tile)
     pids = [process.pid for process in dump.truth.processes if process.name in chosen]
     lit = np.isin(np.arange(dump.truth.frames), list(dump.frames_of(*pids)))
     frames = arrange(np.arange(dump.truth.frames), layout)[:64, :88]
+    classes = labels(dump.snapshot)
     for at, block in enumerate(frames.reshape(16, 4, -1, 4).swapaxes(1, 2).reshape(-1, 16)):
         voters = block[lit[block]] if lit[block].any() else block
-        _, votes = np.unique(labels(dump.snapshot)[voters], return_counts=True)
+        _, votes = np.unique(classes[voters], return_counts=True)
         winners = {
             pixel_of[frame]
             for frame in voters
-            if np.sum(labels(dump.snapshot)[voters] == labels(dump.snapshot)[frame]) == votes.max()
+            if np.sum(classes[voters] == classes[frame]) == votes.max()
         }
         row, column = divmod(at, frames.shape[1] // 4)
         assert found[row * 32 + column] in winners
