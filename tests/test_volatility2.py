@@ -5,7 +5,6 @@ import json
 import os
 import re
 import sqlite3
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,34 +19,10 @@ from tests.conftest import takes_all
 from tests.painted import assert_painted_truly
 from tests.synth import GIB, MIB, Profile, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
-
-ROOT = Path(__file__).resolve().parent.parent
-_PATIENT = """import gc, os, runpy, sys
-gc.set_threshold(100000)
-del sys.argv[0]
-sys.path[0] = os.path.dirname(os.path.realpath(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name="__main__")"""
-"""Runs a script as Python 2.7 would, but collects garbage less often, as visualizer.sh does. This
-saves a third of a short run of Volatility.
-"""
+from tests.volatility2program import ROOT, run, volatility
 
 Rows = list[tuple[int, int, int, str]]
 """Virtual, physical, size, kernel."""
-
-
-def volatility(
-    vol: Path, dump: Path, profile: str, *arguments: str | Path, plugins: str = "plugins"
-) -> subprocess.CompletedProcess[str]:
-    """Run vol.py as a person would, in less time."""
-    command = [vol, f"--plugins={plugins}", "-f", dump, f"--profile={profile}", *arguments]
-    return subprocess.run(
-        [str(vol.parent / "python"), "-c", _PATIENT, *map(str, command)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def rows_of(text: str) -> Rows:
@@ -399,19 +374,65 @@ def test_hostile_names_are_escaped(volatility2: Path, tmp_path: Path) -> None:
     assert shown >= {r"\x1b[31mred", r"a\x0ab", "<script>"}
 
 
-def test_not_for_other_systems(volatility2: Path) -> None:
+def test_not_for_other_systems(volatility2: Path, tmp_path: Path) -> None:
     """A profile of another system is refused with Volatility's own sentence."""
-    check = (
-        "import volatility.registry as r, volatility.conf as c; r.PluginImporter();"
-        "import sys; sys.path.insert(0, 'plugins'); import memoryvisualizer as m;"
-        "linux = type('P', (), {'metadata': {'os': 'linux'}})();"
+    check = tmp_path / "check.py"
+    check.write_text(
+        "import volatility.registry as r, volatility.conf as c; r.PluginImporter()\n"
+        "import sys; sys.path.insert(0, 'plugins'); import memoryvisualizer as m\n"
+        "linux = type('P', (), {'metadata': {'os': 'linux'}})()\n"
         "print(m.MemoryVisualizer.is_valid_profile(linux))"
     )
-    done = subprocess.run(
-        [volatility2.parent / "python", "-c", check],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(volatility2.parent / "python", check)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_as_a_person_starts_it(is_there: bool, win7: tuple[Path, Truth], volatility2: Path) -> None:
+    """The other tests' runs, from a server, equal runs by a new Python, also if they fail."""
+    dump = win7[0] if is_there else win7[0].with_name("missing")
+    forked, started = (
+        volatility(volatility2, dump, "Win7SP1x64", "memoryvisualizer", "--owner", anew=anew)
+        for anew in (False, True)
+    )
+    assert started.returncode == (not is_there)
+    assert bool(rows_of(started.stdout)) == is_there
+    assert ("requested file doesn't exist" in started.stderr) == (not is_there)
+    assert (forked.returncode, forked.stderr) == (started.returncode, started.stderr)
+    assert forked.stdout == started.stdout
+
+
+def test_how_a_run_from_the_server_ends(volatility2: Path, tmp_path: Path) -> None:
+    """The code, what was said and what was written are as at the end of any Python."""
+    for number, (ending, code, said) in enumerate(
+        [
+            ("", 0, ""),
+            ("sys.exit(259)", 3, ""),
+            ("sys.exit('ended')", 1, "ended\n"),
+            ("os.kill(os.getpid(), 9)", -9, None),
+            ("{}['no such key']", 1, "KeyError: 'no such key'\n"),
+        ]
+    ):
+        script = tmp_path / f"{number}.py"
+        script.write_text(
+            "import os, sys, volatility.plugins as plugins\n"
+            "def work():\n"
+            "    file = open(sys.argv[1], 'wb'); around = [file]; around.append(around)\n"
+            "    file.write('written')\n"
+            "    print sys.argv[1:], os.getcwd(), __name__, sys.path[0], sys.stdin.read(),\n"
+            "    print plugins.__path__, sys.stdout.encoding, 'volatility.conf' in sys.modules\n"
+            f"    {ending or 'pass'}\n"
+            "work()\n"
+        )
+        results = []
+        for anew in (False, True):
+            file = tmp_path / "file"
+            arguments = file, f"--plugins={tmp_path}:tests/volatility2"
+            done = run(volatility2.parent / "python", script, *arguments, anew=anew)
+            results.append((done.returncode, done.stdout, file.read_bytes()))
+            if said is not None:
+                assert done.stderr.endswith(said) and bool(done.stderr) == bool(said)
+        assert results[0] == results[1]
+        assert results[0][0] == code
+        if code >= 0:
+            assert "tests/volatility2" in results[0][1] and results[0][2] == b"written"

@@ -12,7 +12,7 @@ from memory_visualizer.snapshot.system import System
 from tests.conftest import ROOT, takes_all
 from tests.synth import MIB, forge, profiles
 from tests.synth.profiles import builds
-from tests.test_volatility2 import volatility
+from tests.volatility2program import volatility
 
 TABLE = ROOT / "memory_visualizer/export/volatility2profiles.json"
 

@@ -17,7 +17,7 @@ from memory_visualizer.units import PAGE_SIZE
 from tests.formats.checks import GIB, PIECES, check, check_without, frames_of, memory
 from tests.synth.hibernation import NEW, OLD, write_hibernation
 from tests.synth.xpress import pack_huffman, pack_plain
-from tests.test_volatility2 import volatility
+from tests.volatility2program import volatility
 
 MANY = [(0x1000, memory(600, 1)), (0x400000, memory(37, 2)), (0x1200000, memory(30, 3))]
 """More ranges than a table has room for, if each range is at most a page."""

@@ -11,7 +11,7 @@ import memory_visualizer
 from memory_visualizer import Snapshot
 from tests.synth import profiles
 from tests.test_memprocfs import OPTIONS
-from tests.test_volatility2 import ROOT, volatility
+from tests.volatility2program import ROOT, volatility
 from tests.volatility3.program import Volatility
 from tests.windows.dumps import dump_with_objects
 
