@@ -189,7 +189,7 @@ def _is_of_the_package() -> bool:
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     """With --one-in-four, leave out three in four of the tests of contents."""
     if config.getoption("--one-in-four"):
-        left_out = {item for item in items if _OF_CONTENTS.match(item.nodeid) and _drawn(item)}
+        left_out = {item for item in items if _OF_CONTENTS.match(item.nodeid) and not _stays(item)}
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
 
@@ -200,8 +200,9 @@ _OF_CONTENTS = re.compile(
 """Tests of what a dump holds: they meet the system only where they open a file, as others do."""
 
 
-def _drawn(item: Any) -> bool:
-    return zlib.crc32(item.nodeid.encode()) % 4 > 0
+def _stays(item: Any) -> bool:
+    """One test in four, by its name."""
+    return zlib.crc32(item.nodeid.encode()) % 4 == 0
 
 
 def pytest_load_initial_conftests() -> None:

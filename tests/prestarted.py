@@ -32,13 +32,14 @@ _TIMEOUT = 60
 _LARGEST_REQUEST = 1 << 20
 
 
-def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables with which the programs run.
+def without_pytest() -> dict[str, str]:
+    """The variables without pytest's own: one names the test, so each would get its own server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
-    pytest's own are left out: one of them names the test, so each test would get its own server.
-    """
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return own | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""} | dict(changes or {})
+
+def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables with which the programs run."""
+    return without_pytest() | {"PYTHONPATH": str(ROOT), "NO_COLOR": ""} | dict(changes or {})
 
 
 def run(

@@ -15,11 +15,11 @@ import memory_visualizer
 from memory_visualizer.export.tables import write_text_map
 from memory_visualizer.paging import SHARED
 from tests import prestarted
-from tests.conftest import takes_all
+from tests.conftest import ROOT, takes_all
 from tests.painted import assert_painted_truly
 from tests.synth import GIB, MIB, Profile, Truth, forge, profiles
 from tests.synth.memory import PAGE_SIZE
-from tests.volatility2program import ROOT, run, volatility
+from tests.volatility2program import run, volatility
 
 Rows = list[tuple[int, int, int, str]]
 """Virtual, physical, size, kernel."""

@@ -1,14 +1,13 @@
 """Runs Volatility 2 for tests, from a server that has loaded it, or as a person does."""
 
 import json
-import os
 import subprocess
 import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.prestarted import ROOT, without_pytest
 
 
 def volatility(
@@ -32,9 +31,7 @@ def run(
 ) -> "subprocess.CompletedProcess[str]":
     """Run a script in the checkout, with the modules and plugins of Volatility 2 in memory."""
     command = list(map(str, [script, *arguments]))
-    variables = {
-        name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
-    }
+    variables = without_pytest()
     if not anew:
         return _server(python, tuple(sorted(variables.items()))).run(command)
     return subprocess.run(

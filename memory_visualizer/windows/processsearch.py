@@ -189,6 +189,10 @@ class ProcessSearch(Search[_Batches]):
         self._found: list[NDArray[np.int64]] = []
         self._room = min(_ROOM, memory.frame_count // 2 + (1 << 16))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is known before: a worker that gets this search only looks."""
+        return vars(self) | {"known": None}
+
     def look(self, frames: NDArray[np.int64], words: Words) -> _Batches | None:
         """Search frames, given with their contents; frames that were not asked for are skipped."""
         if self._room < 0:

@@ -8,7 +8,7 @@ address in every version.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,10 @@ class TopLevelSearch(Search[_Found]):
         """How many pages of the first _counted batches of _x64 name themselves by each entry."""
         self._counted = 0
         self._last: _Answer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the last answer: a worker that gets this search only looks."""
+        return vars(self) | {"_last": None}
 
     def look(self, frames: NDArray[np.int64], words: Words) -> _Found | None:
         """Test frames, given with their contents, at the known entries."""

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 import memory_visualizer
+from tests.conftest import ROOT
 from tests.synth import MIB, Truth, builds, forge, profiles
 from tests.synth.memory import PAGE_SIZE
 from tests.test_volatility2 import families
-from tests.volatility2program import ROOT, volatility
+from tests.volatility2program import volatility
 from tests.volatility3.program import Volatility
 
 SYSTEMS = (*families(), "Win7SP0x64", "Win2003SP0x86")

@@ -9,9 +9,10 @@ import pytest
 
 import memory_visualizer
 from memory_visualizer import Snapshot
+from tests.conftest import ROOT
 from tests.synth import profiles
 from tests.test_memprocfs import OPTIONS
-from tests.volatility2program import ROOT, volatility
+from tests.volatility2program import volatility
 from tests.volatility3.program import Volatility
 from tests.windows.dumps import dump_with_objects
 
